@@ -1,0 +1,162 @@
+"""JobSpec: what a user may ask for. Frozen, strict, digestible; plug-in blocks are checked against the catalogue."""
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from app.domain.schedule import Scheduled
+
+ModelName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+FileId = Annotated[str, StringConstraints(pattern=r"^file-[0-9A-HJKMNP-TV-Z]{26}$")]
+Column = Annotated[str, StringConstraints(min_length=1, max_length=128)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class _Block(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _PluginBlock(BaseModel):
+    """A discriminator plus the plug-in's own parameters, which `catalog.check` validates."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    @property
+    def params(self) -> dict[str, Any]:
+        return dict(self.__pydantic_extra__ or {})
+
+
+class Finetune(_Block):
+    """First fit the teacher on the labelled rows: all weights, or only a new head."""
+
+    epochs: int = Field(default=3, ge=1, le=100)
+    learning_rate: Positive = 2e-4
+    batch_size: int = Field(default=32, ge=1, le=4096)
+    train: Literal["all", "head"] = "all"
+
+
+class Teacher(_Block):
+    source: Literal["hub", "local", "registry"]
+    model: str = Field(min_length=1, max_length=200)
+    revision: str | None = Field(default=None, max_length=100)
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    batch_size: int = Field(default=64, ge=1, le=4096)
+    finetune: Finetune | None = None
+
+
+class Student(_PluginBlock):
+    init: str
+
+
+class Data(_Block):
+    training_file: FileId
+    validation_file: FileId | None = None
+    validation_split: float = Field(default=0.1, gt=0, lt=0.9)
+    test_file: FileId | None = Field(default=None, description="Rows for the report; never trained or selected on. Default: the validation rows.")
+    text: Column = "text"
+    label: Column = "label"
+    on_bad_row: Literal["fail", "skip"] = "fail"
+    max_examples: int | None = Field(default=None, ge=1)
+    max_length: int = Field(default=128, ge=4, le=8192, description="Tokens; longer texts are cut.")
+
+
+class Objective(_PluginBlock):
+    type: str
+    weight: Scheduled = Field(default=1.0, validate_default=True)
+
+
+class EarlyStopping(_Block):
+    patience: int = Field(default=2, ge=1, description="Epochs without a better validation score before the stage ends.")
+
+
+class Stage(_Block):
+    name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
+    objectives: list[Objective] = Field(min_length=1, max_length=16)
+    train: Literal["all", "head"] = "all"
+    epochs: int = Field(default=3, ge=1, le=1000)
+    max_steps: int | None = Field(default=None, ge=1)
+    learning_rate: Positive = 5e-5
+    batch_size: int = Field(default=32, ge=1, le=65536)
+    gradient_accumulation: int = Field(default=1, ge=1, le=1024)
+    weight_decay: float = Field(default=0.01, ge=0, le=1)
+    warmup_ratio: float = Field(default=0.06, ge=0, lt=1)
+    max_grad_norm: float | None = Field(default=1.0, gt=0)
+    early_stopping: EarlyStopping | None = None
+
+
+class Recipe(_PluginBlock):
+    type: str
+
+
+class Quantization(_PluginBlock):
+    scheme: str = "int8_dynamic"
+
+
+class Evaluation(_Block):
+    max_items: int | None = Field(default=None, ge=1)
+    baseline: bool = Field(default=True, description="Also train the student without the teacher, to show what distillation adds.")
+
+
+class Output(_Block):
+    model_name: ModelName | None = None
+    alias: ModelName | None = None
+
+
+class Compute(_Block):
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    max_attempts: int = Field(default=3, ge=1, le=10)
+    priority: int = Field(default=0, ge=-100, le=100)
+
+
+class Budget(_Block):
+    max_wall_seconds: float | None = Field(default=None, gt=0)
+
+
+Metadata = Annotated[
+    dict[Annotated[str, StringConstraints(max_length=64)], Annotated[str, StringConstraints(max_length=512)]],
+    Field(max_length=16),
+]
+
+
+class JobSpec(_Block):
+    """One JSON document; `POST /v1/distillation/validate` answers it with every default filled in."""
+
+    name: str = Field(min_length=1, max_length=128)
+    task: Literal["text-classification"]
+    seed: int = Field(default=7, ge=0, lt=2**32)
+    deterministic: bool = True
+    metadata: Metadata = {}
+    teacher: Teacher
+    student: Student
+    data: Data
+    recipe: Recipe | str | None = None
+    stages: list[Stage] | None = Field(default=None, min_length=1, max_length=16)
+    quantization: Quantization = Quantization()
+    exports: list[Literal["safetensors", "onnx"]] = ["safetensors", "onnx"]
+    evaluation: Evaluation = Evaluation()
+    output: Output = Output()
+    compute: Compute = Compute()
+    budget: Budget = Budget()
+
+    @model_validator(mode="after")
+    def _one_plan(self) -> "JobSpec":
+        if self.recipe is not None and self.stages is not None:
+            raise ValueError("give 'recipe' or 'stages', not both: a recipe expands into stages")
+        if self.stages is not None and len({s.name for s in self.stages}) != len(self.stages):
+            raise ValueError("every stage needs a name of its own")
+        return self
+
+    def resolved(self) -> dict[str, Any]:
+        """JSON form with every default filled in."""
+        return self.model_dump(mode="json")
+
+
+def config_hash(resolved: dict[str, Any]) -> str:
+    """`sha256:…` of what decides the result: the resolved spec without name, metadata, output and priority."""
+    kept = {k: v for k, v in resolved.items() if k not in ("name", "metadata", "output", "budget")}
+    kept["compute"] = {k: v for k, v in resolved.get("compute", {}).items() if k not in ("priority", "max_attempts")}
+    canonical = json.dumps(kept, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()

@@ -1,0 +1,64 @@
+"""Every setting of every process, read from the environment here and nowhere else."""
+
+from functools import lru_cache
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Names in the environment: RETORT_<FIELD>, and the well-known DATABASE_URL, REDIS_URL, BLOB_URL."""
+
+    model_config = SettingsConfigDict(env_prefix="RETORT_", frozen=True, populate_by_name=True)
+
+    data_dir: Path = Path(".retort")
+    database_url: str = Field(default="", validation_alias="DATABASE_URL")
+    redis_url: str = Field(default="redis://127.0.0.1:6379/0", validation_alias="REDIS_URL")
+    blob_url: str = Field(default="", validation_alias="BLOB_URL")
+    models_dir: Path | None = None  # operator's folder of local models
+    pepper: str = ""  # secret of the API-key HMAC; made and kept in data_dir when empty
+    bootstrap_key: str = ""
+
+    # control plane
+    max_upload_bytes: int = 8 * 2**30
+    max_body_bytes: int = 4 * 2**20
+    requests_per_minute: int = 6000  # per API key
+    max_queued_jobs: int = 1000  # per project
+
+    # worker
+    worker_slots: int = 1
+    worker_device: str = "auto"
+    lease_seconds: float = 60.0
+    heartbeat_seconds: float = 10.0
+    poll_seconds: float = 30.0
+    checkpoint_seconds: float = 300.0
+    checkpoint_steps: int | None = None
+    stop_grace_seconds: float = 25.0
+    threads: int = 0  # torch threads of a run child; 0: cores / slots
+    hub_endpoint: str | None = None
+    hub_offline: bool = False
+
+    # data plane
+    serve_memory_bytes: int = 4 * 2**30
+    serve_cache_bytes: int = 256 * 2**20
+    serve_queue_rows: int = 4096
+    serve_deadline_seconds: float = 30.0
+    serve_threads: int = 0
+
+    @property
+    def database(self) -> str:
+        return self.database_url or f"sqlite:///{(self.data_dir / 'retort.db').resolve()}"
+
+    @property
+    def blob_root(self) -> Path:
+        url = self.blob_url or str((self.data_dir / "blobs").resolve())
+        path = url.removeprefix("file://")
+        if "://" in path:
+            raise ValueError(f"BLOB_URL={url!r}: only a folder (file:///…) is supported; mount shared storage there.")
+        return Path(path)
+
+
+@lru_cache(maxsize=1)
+def get_settings() -> Settings:
+    return Settings()
