@@ -165,6 +165,14 @@ class ModelLoading(Unavailable):
     code, title = "model_loading", "The model is loading"
 
 
+class DeadlineExceeded(Unavailable):
+    code, title = "deadline_exceeded", "Not answered within the deadline"
+
+
+class InferenceFailed(DomainError):
+    code, title = "inference_failed", "The model could not answer"
+
+
 class ArtifactCorrupt(DomainError):
     code, title = "artifact_corrupt", "A stored artifact does not match its manifest"
 
