@@ -1,5 +1,6 @@
 """Every setting of every process, read from the environment here and nowhere else."""
 
+import os
 from functools import lru_cache
 from pathlib import Path
 
@@ -19,6 +20,10 @@ class Settings(BaseSettings):
     models_dir: Path | None = None  # operator's folder of local models
     pepper: str = ""  # secret of the API-key HMAC; made and kept in data_dir when empty
     bootstrap_key: str = ""
+
+    # the `retort` command as a client
+    base_url: str = ""
+    api_key: str = ""
 
     # control plane
     max_upload_bytes: int = 8 * 2**30
@@ -62,3 +67,15 @@ class Settings(BaseSettings):
 @lru_cache(maxsize=1)
 def get_settings() -> Settings:
     return Settings()
+
+
+def child_environment(settings: Settings) -> dict[str, str]:
+    """What a worker started by `retort up` gets: our environment and this installation, without the keys it has no use for."""
+    kept = {k: v for k, v in os.environ.items() if k not in ("RETORT_BOOTSTRAP_KEY", "RETORT_PEPPER", "RETORT_API_KEY")}
+    kept |= {
+        "RETORT_DATA_DIR": str(settings.data_dir.resolve()),
+        "DATABASE_URL": settings.database,
+        "REDIS_URL": settings.redis_url,
+        "BLOB_URL": str(settings.blob_root),
+    }
+    return kept
