@@ -69,5 +69,4 @@ def reading(sessions: Sessions) -> Iterator[Session]:
     """A snapshot that writes nothing (and, on SQLite, blocks no writer)."""
     with sessions() as session:
         session.connection(execution_options={"read_only": True})
-        yield session
-        session.rollback()
+        yield session  # closing rolls back, and leaves what was read usable: no session.rollback(), which would expire it

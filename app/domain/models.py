@@ -2,14 +2,35 @@
 
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Boolean, CheckConstraint, Double, ForeignKey, Index, Integer, String, Text, UniqueConstraint
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Text,
+    UniqueConstraint,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-Json = JSON().with_variant(JSONB(), "postgresql")
+Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+NAMES = {  # so that a migration can name what it changes, on both databases
+    "pk": "pk_%(table_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_name)s",
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "ck": "%(constraint_name)s",
+}
 
 
 class Base(DeclarativeBase):
+    metadata = MetaData(naming_convention=NAMES)
     type_annotation_map = {dict[str, Any]: Json, list[Any]: Json, float: Double, str: Text}
 
 
@@ -52,7 +73,7 @@ class File(Base):
 class Job(Base):
     __tablename__ = "jobs"
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
-    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
     created_by: Mapped[str] = mapped_column(String(40))
     name: Mapped[str] = mapped_column(String(128))
     model_name: Mapped[str] = mapped_column(String(64))
@@ -191,6 +212,7 @@ class Import(Base):
     result: Mapped[dict[str, Any] | None]
     created_at: Mapped[float]
     finished_at: Mapped[float | None]
+    __table_args__ = (CheckConstraint("status IN ('pending','running','succeeded','failed')", name="ck_imports_status"),)
 
 
 class IdempotencyKey(Base):

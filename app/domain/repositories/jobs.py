@@ -3,12 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Select, and_, delete, exists, func, literal, or_, select, update
+from sqlalchemy import ColumnElement, Select, and_, delete, exists, func, literal, or_, select, type_coerce, update
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
 from app.domain.errors import InvalidRequest, NotFound
 from app.domain.models import Job, JobArtifact, ModelVersion
-from app.domain.repositories.events import Events, NewEvent, clock
+from app.domain.repositories.events import Events, NewEvent, clock, storable
 from app.domain.repositories.outbox import OutboxRepository
 from app.domain.repositories.transitions import WAKE, impossible, move
 from app.domain.states import TERMINAL, Phase, Status
@@ -44,7 +45,7 @@ class Jobs:
         OutboxRepository(self.session).add(WAKE)
 
     def get(self, job_id: str) -> Job | None:
-        return self.session.scalars(self._mine().where(Job.id == job_id)).one_or_none()
+        return self.session.scalars(self._mine().where(Job.id == storable(job_id))).one_or_none()
 
     def page(
         self,
@@ -64,12 +65,12 @@ class Jobs:
         """One page in the order of creation, and whether more follow. `before` gives the page that ends just before it."""
         query = self._mine()
         exact = ((Job.status, status), (Job.phase, phase), (Job.model_name, model), (Job.name, name))
-        query = query.where(*(column == value for column, value in exact if value is not None))
+        query = query.where(*(column == storable(value) for column, value in exact if value is not None))
         if created_after is not None:
             query = query.where(Job.created_at > created_after)
         if created_before is not None:
             query = query.where(Job.created_at < created_before)
-        query = query.where(*(self._has_metadata(k, v) for k, v in (metadata or {}).items()))
+        query = query.where(*(self._has_metadata(storable(k), storable(v)) for k, v in (metadata or {}).items()))
         for param, cursor in (("after", after), ("before", before)):
             if cursor is not None:
                 self._known(cursor, param)
@@ -182,20 +183,20 @@ class Jobs:
         return select(Job).where(Job.project_id == self.project_id)
 
     def _locked(self, job_id: str) -> Job:
-        query = self._mine().where(Job.id == job_id).with_for_update()
+        query = self._mine().where(Job.id == storable(job_id)).with_for_update()
         job = self.session.scalars(query.execution_options(populate_existing=True)).one_or_none()
         if job is None:
             raise NotFound("job", job_id)
         return job
 
     def _known(self, cursor: str, param: str) -> None:
-        if self.session.scalars(select(Job.id).where(Job.project_id == self.project_id, Job.id == cursor)).one_or_none() is None:
+        if self.get(cursor) is None:
             hint = "Use the first_id or last_id of a page that this list returned."
             raise InvalidRequest(f"'{cursor[:80]}' is not a job of this project.", param=param, hint=hint)
 
     def _has_metadata(self, key: str, value: str) -> ColumnElement[bool]:
         if self.session.get_bind().dialect.name == "postgresql":
-            return Job.meta.contains({key: value})
+            return type_coerce(Job.meta, JSONB).contains({key: value})
         # JSON paths cannot quote every key; json_each takes the key as a value.
         each = func.json_each(Job.meta).table_valued("key", "value")
         return exists(select(literal(1)).select_from(each).where(each.c.key == key, each.c.value == value))
