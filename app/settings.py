@@ -49,7 +49,9 @@ class Settings(BaseSettings):
     serve_cache_bytes: int = 256 * 2**20
     serve_queue_rows: int = 4096
     serve_deadline_seconds: float = 30.0
-    serve_threads: int = 0
+    serve_threads: int = 0  # forwards at a time; 0: one per core of the real quota
+    serve_max_items: int = 2048  # texts of one request
+    serve_max_characters: int = 100_000  # of one text
 
     @property
     def database(self) -> str:
