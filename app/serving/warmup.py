@@ -1,0 +1,120 @@
+"""First forwards of a model: is it whole, does a text's answer depend on its neighbours, and what does a batch cost?
+
+Exactness: a row is computed alone and beside others; both answers must agree within TOLERANCE in every component of the
+unit-length vector and in every label's probability. A graph that takes activation scales from the whole batch (dynamic
+INT8) does not, and then every forward gets one row. Cost: seconds for 1 and for ROWS rows of equal length; where ROWS
+together are not clearly cheaper than ROWS alone, batches stay at one row as well.
+"""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from app.serving.backends.base import Backend, FloatArray, ModelCard, Outputs
+from app.serving.pending import Policy
+
+TOLERANCE = 1e-4
+ROWS = 8
+GAIN = 0.9  # a batch must cost less than this share of its rows one by one
+BATCH_SECONDS = 0.05  # no batch should hold a lane longer, so that others' waiting is bounded
+MOST_ROWS = 64
+_REPEATS = 3
+_TEXTS = (
+    "My card has not arrived yet, what should I do?",
+    "ok",
+    "The transfer of 250.00 EUR from last Tuesday is still pending; please look into it because the rent is due tomorrow!",
+    "¿Por qué me han cobrado dos veces? 为什么扣款两次",
+    "refund refund refund",
+)
+
+
+@dataclass(frozen=True)
+class Measured:
+    policy: Policy
+    batch_error: float  # largest difference of an answer between alone and in company
+    costs: tuple[tuple[int, int, float], ...]  # (rows, length, seconds)
+
+    @property
+    def exact_in_batches(self) -> bool:
+        return self.batch_error <= TOLERANCE
+
+
+def measure(backend: Backend, card: ModelCard) -> Measured:
+    """ValueError: the model answers with wrong shapes or with numbers that are not finite."""
+    rows = [tokens.ids for tokens in backend.prepare(_TEXTS)]
+    alone = [_checked(backend.forward([row]), 1, card) for row in rows]
+    error = _batch_error(backend, rows, alone, card)
+    # Lengths a request may really have, made from real tokens: the specials stay at both ends.
+    body = [token for row in rows for token in row[1:-1]] or rows[0]
+    costs: list[tuple[int, int, float]] = []
+    for length in sorted({min(n, card.max_length) for n in (16, 64, 128)}):
+        row = [rows[0][0], *(body * (length // len(body) + 1))[: length - 2], rows[0][-1]]
+        costs += [(1, length, _seconds(backend, [row])), (ROWS, length, _seconds(backend, [row] * ROWS))]
+    return Measured(_policy(costs, error, card), error, tuple(costs))
+
+
+def _policy(costs: list[tuple[int, int, float]], error: float, card: ModelCard) -> Policy:
+    single = {length: seconds for rows, length, seconds in costs if rows == 1}
+    several = {length: seconds for rows, length, seconds in costs if rows == ROWS}
+    gains = [length for length in single if several[length] < GAIN * ROWS * single[length]]
+    per_row = sorted(single.values())[len(single) // 2]
+    if error > TOLERANCE or not gains:
+        return Policy(1, card.max_length, seconds_per_row=per_row)
+    per_token = min(several[length] / (ROWS * length) for length in gains)
+    # Where only short rows gain, a batch stops at the largest area that was seen to gain.
+    cap = MOST_ROWS * card.max_length if len(gains) == len(single) else ROWS * max(gains)
+    budget = int(min(max(BATCH_SECONDS / per_token, card.max_length), cap))
+    return Policy(MOST_ROWS, budget, seconds_per_row=per_row)
+
+
+def _batch_error(backend: Backend, rows: list[list[int]], alone: list[Outputs], card: ModelCard) -> float:
+    """Padded company, and company of the row's own length: either may shift a shared scale."""
+    worst = 0.0
+    together = _checked(backend.forward(rows), len(rows), card)
+    for n, single in enumerate(alone):
+        worst = max(worst, _difference(single, 0, together, n))
+        others = [list(reversed(rows[n][1:-1])), rows[2][1 : len(rows[n]) - 1]]
+        same = [[rows[n][0], *other, rows[n][-1]] for other in others if len(other) == len(rows[n]) - 2]
+        beside = _checked(backend.forward([rows[n], *same]), 1 + len(same), card)
+        worst = max(worst, _difference(single, 0, beside, 0))
+    return worst
+
+
+def _checked(outputs: Outputs, rows: int, card: ModelCard) -> Outputs:
+    for name, array, width in (
+        ("logits", outputs.logits, len(card.labels) or None),
+        ("embedding", outputs.embedding, card.embedding_dim),
+    ):
+        if width is None:
+            continue
+        if array is None or array.shape != (rows, width):
+            raise ValueError(f"{name} has shape {None if array is None else array.shape}, retort.json promises {(rows, width)}")
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name} holds NaN or infinity for a plain sentence")
+    return outputs
+
+
+def _difference(a: Outputs, i: int, b: Outputs, j: int) -> float:
+    found = [0.0]
+    if a.logits is not None and b.logits is not None:
+        found.append(float(np.abs(_softmax(a.logits[i]) - _softmax(b.logits[j])).max()))
+    if a.embedding is not None and b.embedding is not None:
+        found.append(float(np.abs(a.embedding[i] - b.embedding[j]).max()))
+    return max(found)
+
+
+def _softmax(row: FloatArray) -> FloatArray:
+    powers = np.exp(row - row.max())
+    return np.asarray(powers / powers.sum(), dtype=np.float32)
+
+
+def _seconds(backend: Backend, rows: list[list[int]]) -> float:
+    best = float("inf")
+    for _ in range(_REPEATS):
+        started = time.perf_counter()
+        backend.forward(rows)
+        best = min(best, time.perf_counter() - started)
+        if best > 1.0:  # a slow model need not be measured three times
+            break
+    return best
