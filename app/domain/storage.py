@@ -2,6 +2,7 @@
 
     files/<file id>                    an uploaded data set
     runs/<job id>/a<attempt>/          what one attempt writes: checkpoints, phase outputs, the packaged result
+    reports/<job id>/a<attempt>/       the reports of a published attempt; they outlive its work folder
     artifacts/<digest>/                a model: files + MANIFEST.json, content-addressed, immutable
     cache/                             teacher outputs, shared between jobs
     tmp/                               staging on the same file system, so that a rename is atomic
@@ -29,7 +30,7 @@ def safe_join(root: Path, *parts: str) -> Path:
 class BlobStore:
     def __init__(self, root: Path) -> None:
         self.root = root
-        for name in ("files", "runs", "artifacts", "cache", "tmp"):
+        for name in ("files", "runs", "reports", "artifacts", "cache", "tmp"):
             (root / name).mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def path(self, key: str) -> Path:
@@ -60,6 +61,7 @@ class BlobStore:
         digest = str(found["digest"])
         target = self.artifact(digest)
         if target.exists():
+            os.utime(target)  # in use again: the sweep takes only what has been unreferenced for long
             return digest
         with self.staging() as staged:
             copy = staged / "artifact"

@@ -227,13 +227,8 @@ def test_filters(sessions: Sessions) -> None:
         assert found(name="two") == [second]
         assert found(model="m1") == [first]
         assert found(metadata={"team": "x", odd: "y"}) == [first]
-        assert (
-            found(metadata={"team": "x", odd: "n"})
-            == found(metadata={"'; DROP": "x"})
-            == found(phase="training")
-            == found(name="a\0")
-            == []
-        )
+        assert found(metadata={"team": "x", odd: "n"}) == found(metadata={"'; DROP": "x"}) == []
+        assert found(phase="training") == found(name="a\0") == []
         assert found(created_after=created - 1, created_before=created + 60) == [first, second]
         assert found(created_after=created + 60) == found(created_before=created - 1) == []
         with pytest.raises(InvalidRequest) as caught:
