@@ -17,6 +17,7 @@ from app.serving.inference import Inference
 from app.serving.pool import ModelPool, Served
 from app.serving.resolver import Resolver
 from app.serving.shared_cache import SharedCache
+from app.serving.work import Kind
 from app.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ class Plane:
         if time.monotonic() - self._probed.get(served.digest, -_PROBE_KEPT_SECONDS) < _PROBE_KEPT_SECONDS:
             return ""
         try:
-            kind = "scores" if served.card.labels else "embedding"
+            kind: Kind = "scores" if served.card.labels else "embedding"
             await self.inference.answer(served, "", kind, ["ready?"], cached=False, seconds=_PROBE_SECONDS)
         except DomainError as error:
             # A full queue answers others; only a forward that fails or does not come back makes a process unready.

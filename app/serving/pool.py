@@ -175,8 +175,10 @@ def _plan(folder: Path, digest: str) -> tuple[ModelCard, BackendEntry, int]:
     """Check the artifact, choose what to open, and say what it will take in memory."""
     files = manifest.verify(folder, digest)["files"]
     try:
+        if "retort.json" not in files:
+            raise ValueError("there is no such file")
         card = ModelCard.model_validate(json.loads((folder / "retort.json").read_text()))
-    except (OSError, ValueError, ValidationError) as error:
+    except (ValueError, ValidationError) as error:
         raise ArtifactCorrupt(f"retort.json of {digest[:12]} cannot be used: {str(error)[:300]}") from error
     if card.kind != "student" or not card.backends:
         raise UnsupportedMethod(

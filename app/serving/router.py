@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Annotated
 
@@ -76,10 +77,8 @@ async def _answer(
 ) -> tuple[list[Answer], dict[str, str]] | None:
     """None when the caller hung up."""
     seconds = plane.limits.deadline_seconds
-    try:  # what the openai client says of its own patience
+    with suppress(KeyError, ValueError):  # what the openai client says of its own patience
         seconds = min(seconds, max(0.05, float(request.headers["x-stainless-read-timeout"])))
-    except (KeyError, ValueError):
-        pass
     try:
         answers, hits = await plane.inference.answer(
             model, project, kind, texts, cached=cached, seconds=seconds, watch=_watch(request)
