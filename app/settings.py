@@ -43,6 +43,9 @@ class Settings(BaseSettings):
     threads: int = 0  # torch threads of a run child; 0: cores / slots
     hub_endpoint: str | None = None
     hub_offline: bool = False
+    hub_max_bytes: int = 64 * 2**30  # of one model
+    sweep_after_seconds: float = 86400.0  # work folders of ended jobs, unreferenced artifacts
+    fault: str = ""  # a failpoint of the chaos tests
 
     # data plane
     serve_memory_bytes: int = 4 * 2**30
@@ -81,3 +84,9 @@ def child_environment(settings: Settings) -> dict[str, str]:
         "BLOB_URL": str(settings.blob_root),
     }
     return kept
+
+
+def run_environment() -> dict[str, str]:
+    """What a run child may know of the environment: where programs and drivers are, no keys, no addresses."""
+    names = ("PATH", "LD_LIBRARY_PATH", "LANG", "TZ", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
+    return {name: os.environ[name] for name in names if name in os.environ}

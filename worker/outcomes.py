@@ -76,7 +76,7 @@ def decide(end: Ended) -> Verdict:
         error = problem("worker_lost", f"Stopped by request ({end.asked}).", retryable=True, phase=end.phase)
         return Verdict(Action.REQUEUE, error, reason=_REASONS[end.asked], free=True)
     if end.code < 0:
-        name = signal.Signals(-end.code).name if -end.code in iter(signal.Signals) else f"signal {-end.code}"
+        name = _SIGNALS.get(-end.code, f"signal {-end.code}")
         hint = "If it happens again, see the job's logs; resume continues from the last checkpoint."
         error = problem("worker_lost", f"The run was killed by {name}.", retryable=True, phase=end.phase, hint=hint)
         return Verdict(Action.REQUEUE, error, reason="worker_lost")
@@ -86,6 +86,7 @@ def decide(end: Ended) -> Verdict:
     return Verdict(Action.REQUEUE, _error(end, "internal_error", message, True), reason="internal_error")
 
 
+_SIGNALS = {int(s): s.name for s in signal.Signals}
 _REASONS = {Asked.PAUSE: "requested", Asked.STOP: "worker_stopping", Asked.CANCEL: "requested"}
 
 

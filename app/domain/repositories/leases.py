@@ -131,6 +131,11 @@ class Leases:
         events.insert_metrics(job_id, attempt, batch.metrics)
         return True
 
+    def pin_inputs(self, job_id: str, attempt: int, inputs: dict[str, Any]) -> bool:
+        """Keep what names were resolved to, for every later attempt."""
+        query = self._fenced(job_id, attempt).values(inputs=inputs).returning(Job.id)
+        return self.session.execute(query.execution_options(**_RAW)).first() is not None
+
     # -- how an attempt ends -----------------------------------------------------------------------------------------
 
     def lock(self, job_id: str, attempt: int) -> Job | None:
