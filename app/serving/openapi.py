@@ -12,7 +12,14 @@ _USAGE = {"prompt_tokens": 9, "total_tokens": 9}
 
 
 def _problem(status: int, code: str, type_: str, title: str, message: str, **more: Any) -> dict[str, Any]:
-    error: dict[str, Any] = {"message": message, "type": type_, "param": more.get("param"), "code": code, "hint": more.get("hint"), "details": []}
+    error: dict[str, Any] = {
+        "message": message,
+        "type": type_,
+        "param": more.get("param"),
+        "code": code,
+        "hint": more.get("hint"),
+        "details": [],
+    }
     body = {"type": f"/docs/errors#{code}", "title": title, "status": status, "detail": message, "error": error}
     return {"description": title, "content": {"application/problem+json": {"example": body}}}
 

@@ -59,15 +59,15 @@ class Plane:
 
     async def probe(self) -> dict[str, str]:
         """A real forward through each loaded model; {digest: what is wrong}, empty when all answer."""
-        found = await asyncio.gather(*(self._probe_one(served) for served in self.pool.all()))
-        return {served.digest: said for served, said in zip(self.pool.all(), found, strict=False) if said}
+        loaded = self.pool.all()
+        found = await asyncio.gather(*(self._probe_one(served) for served in loaded))
+        return {served.digest: said for served, said in zip(loaded, found, strict=True) if said}
 
     async def _probe_one(self, served: Served) -> str:
         if time.monotonic() - self._probed.get(served.digest, -_PROBE_KEPT_SECONDS) < _PROBE_KEPT_SECONDS:
             return ""
         try:
-            kind: Kind = "scores" if served.card.labels else "embedding"
-            await self.inference.answer(served, "", kind, ["ready?"], cached=False, seconds=_PROBE_SECONDS)
+            await self.inference.answer(served, "", self.probe_kind(served), ["ready?"], cached=False, seconds=_PROBE_SECONDS)
         except DomainError as error:
             # A full queue answers others; only a forward that fails or does not come back makes a process unready.
             return "" if isinstance(error, Unavailable) and error.code == "overloaded" else error.message
@@ -75,6 +75,10 @@ class Plane:
             served.digest: time.monotonic()
         }
         return ""
+
+    @staticmethod
+    def probe_kind(served: Served) -> Kind:
+        return "scores" if served.card.labels else "embedding"
 
     @contextmanager
     def observed(self, operation: str) -> Iterator[None]:
