@@ -21,6 +21,13 @@ def fresh_phases() -> list[dict[str, Any]]:
     return [{"name": p.value, "status": "pending", "percent": 0.0, "started_at": None, "finished_at": None} for p in Phase]
 
 
+def _refuse_unstorable(**values: Any) -> None:
+    for param, value in values.items():
+        if storable(value) != value:
+            message = f"'{param}' holds a NUL character, an unpaired surrogate or a number that is not finite."
+            raise InvalidRequest(message, param=param, hint="Remove it.")
+
+
 class Jobs:
     def __init__(self, session: Session, project_id: str) -> None:
         self.session = session
@@ -28,6 +35,7 @@ class Jobs:
 
     def add(self, job: Job) -> None:
         """Insert it as `queued` with its first event and a wake-up hint, all in the caller's transaction."""
+        _refuse_unstorable(name=job.name, metadata=job.meta, spec=job.submitted, resolved_spec=job.spec)
         at = clock(self.session)
         job.project_id = self.project_id
         job.status, job.status_reason, job.phase = Status.QUEUED.value, None, None
@@ -149,6 +157,7 @@ class Jobs:
         metadata: dict[str, str] | None = None,
         priority: int | None = None,
     ) -> Job:
+        _refuse_unstorable(name=name, metadata=metadata)
         job = self._locked(job_id)
         given = {"name": name, "meta": metadata, "priority": priority}
         values: dict[str, Any] = {k: v for k, v in given.items() if v is not None}

@@ -79,6 +79,15 @@ def test_a_failed_create_leaves_nothing(sessions: Sessions) -> None:
         assert session.query(Job).count() == session.query(Outbox).count() == 0
 
 
+@pytest.mark.parametrize(
+    "changes", [{"name": "a\0"}, {"meta": {"a": "\ud800"}}, {"submitted": {"x": ["\0"]}}, {"spec": {"x": float("nan")}}]
+)
+def test_text_that_a_database_cannot_hold_is_refused(sessions: Sessions, changes: dict[str, object]) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        add_job(sessions, **changes)
+    assert caught.value.param in ("name", "metadata", "spec", "resolved_spec")
+
+
 def test_another_project_sees_nothing(sessions: Sessions) -> None:
     job_id = add_job(sessions)
     with transaction(sessions) as session:
