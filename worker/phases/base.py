@@ -16,7 +16,18 @@ from app.domain.spec import JobSpec
 from worker.run import protocol
 
 
-class StopRequested(Exception):  # noqa: N818
+# Phase → the stretch of the whole job's progress bar that it fills, in percent.
+SHARES: dict[str, tuple[float, float]] = {
+    "preparing": (0, 2),
+    "labelling": (2, 25),
+    "training": (25, 78),
+    "quantizing": (78, 82),
+    "evaluating": (82, 98),
+    "packaging": (98, 100),
+}
+
+
+class StopRequested(Exception):
     """Raised at a safe point after a `cancel` or `checkpoint_and_exit` command; `checkpoint` says which."""
 
     def __init__(self, checkpoint: bool) -> None:
@@ -65,6 +76,12 @@ class Context:
     def warn(self, code: str, message: str) -> None:
         self.warnings.append({"code": code, "message": message})
         self.emit(protocol.WarningEvent(code=code, message=message))
+
+    def advance(self, phase: str, share: float, **fields: Any) -> None:
+        """Emit progress: `share` in [0, 1] of this phase is done; `fields` are those of ProgressEvent."""
+        first, last = SHARES[phase]
+        percent = first + (last - first) * share
+        self.emit(protocol.ProgressEvent(percent=percent, phase=phase, phase_percent=100 * share, **fields))
 
     def _valid(self, folder: Path) -> bool:
         try:
