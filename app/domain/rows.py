@@ -36,7 +36,7 @@ _MAGIC = {
     b"%PDF": "a PDF document",
 }
 
-_KEY_END = re.compile(rb'"[ \t]*:')
+_KEY_END = re.compile(rb'"[ \t\r]*:')
 
 csv.field_size_limit(LINE_BYTES)
 
