@@ -278,12 +278,15 @@ class Attempt:
         """None: published, or fenced out. Otherwise what to do about the failure."""
         assert end.done is not None
         publisher = Publisher(self._sessions, self._around.blobs, self._settings.fault)
+        conflicts = 0
         while not self._lease.lost.is_set():
             try:
                 publisher.publish(self.job, workdir, end.done, self._usage())
                 return None
-            except UNACCEPTABLE:
-                raise
+            except UNACCEPTABLE as error:
+                conflicts += 1  # two jobs may make the same model in the same moment: then the second finds it there
+                if conflicts == 5 or not isinstance(error, IntegrityError):
+                    raise
             except SQLAlchemyError as error:
                 log.warning("job %s: publication waits for the database (%s)", self.job.id, type(error).__name__)
                 if self._late():

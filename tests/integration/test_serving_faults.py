@@ -17,9 +17,9 @@ import httpx
 import numpy as np
 import pytest
 import redis
-from app.domain.repositories.registry import Registry
 
 from app.domain.db import Sessions, transaction
+from app.domain.repositories.registry import Registry
 from app.domain.storage import BlobStore
 from app.serving.resolver import TTL_SECONDS
 from app.serving.shared_cache import PREFIX
