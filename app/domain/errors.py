@@ -106,6 +106,10 @@ class NotFound(DomainError):
         self.code = f"{kind}_not_found"  # type: ignore[misc]
 
 
+class MethodNotAllowed(DomainError):
+    code, status, type, title = "method_not_allowed", 405, "invalid_request_error", "Method not allowed"
+
+
 class Conflict(DomainError):
     code, status, type, title = "already_exists", 409, "conflict_error", "It exists already"
 
@@ -192,6 +196,10 @@ class LossDiverged(JobError):
 
 class SilentObjective(JobError):
     code, title = "objective_without_gradient", "A weighted objective gives no gradient"
+
+
+class ExportMismatch(JobError):
+    code, title = "export_mismatch", "The exported model differs from the trained one"
 
 
 class OutOfMemory(JobError):
