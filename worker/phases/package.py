@@ -1,0 +1,145 @@
+"""The artifact: one folder that transformers, ONNX Runtime and our serving can load. Same model, same bytes, same digest."""
+
+import json
+import os
+import platform
+import shutil
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from app.domain.errors import InvalidRequest
+from worker.exporters.safetensors import Safetensors, export_tokenizer
+from worker.phases import prepared
+from worker.phases.base import Context
+
+NAME = "packaging"
+_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "onnx", "onnxruntime", "numpy")
+
+
+def run(context: Context) -> None:
+    """Fills package/ (the artifact) and writes result.json, the fields of DoneEvent."""
+    out = context.fresh("package")
+    report = json.loads((context.output("evaluation") / "report.json").read_text(encoding="utf-8"))
+    data = prepared.describe(context.output("prepared"))
+    _weights(context, out)
+    context.stop()
+    context.advance(NAME, 0.4)
+    backends = _graphs(context, out)
+    config = json.loads((out / "config.json").read_text())
+    card = {
+        "format": 1,
+        "kind": "student",
+        "task": context.spec.task,
+        "labels": data["labels"],
+        "max_length": data["max_length"],
+        "embedding_dim": config.get("hidden_size", config.get("dim")),
+        "pooling": "mean",
+        "normalize": True,
+        "backends": backends,
+    }
+    (out / "retort.json").write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (out / "README.md").write_text(_model_card(context, report, card), encoding="utf-8")
+    context.stop()
+    manifest = context.seal("package")
+    context.advance(NAME, 1.0)
+    _write_result(context, manifest["digest"], report, data)
+
+
+def _weights(context: Context, out: Path) -> None:
+    student = context.output("student")
+    if "safetensors" in context.spec.exports:
+        Safetensors().export(student, out)
+    else:
+        export_tokenizer(student, out)
+
+
+def _graphs(context: Context, out: Path) -> list[dict[str, str]]:
+    """Copies the ONNX graphs; the first entry is what serving prefers."""
+    quantized = context.output("quantized")
+    wanted = [("model_int8.onnx", "int8")] if (quantized / "model_int8.onnx").is_file() else []
+    if "onnx" in context.spec.exports:
+        wanted.append(("model.onnx", "float32"))
+    if not wanted:
+        raise InvalidRequest(
+            "Nothing of this student could be served: it is neither quantized nor exported to ONNX.",
+            param="exports",
+            hint="Add 'onnx' to exports, or choose a quantization scheme.",
+        )
+    (out / "onnx").mkdir()
+    for name, _ in wanted:
+        shutil.copyfile(quantized / name, out / "onnx" / name)
+        weights = quantized / f"{name}.data"  # beside graphs of 2 GiB and more
+        if weights.is_file():
+            shutil.copyfile(weights, out / "onnx" / weights.name)
+    return [{"backend": "onnx_runtime", "file": f"onnx/{name}", "precision": precision} for name, precision in wanted]
+
+
+def _model_card(context: Context, report: dict[str, Any], card: dict[str, Any]) -> str:
+    """No timings, times or attempt numbers: the artifact's digest must not depend on them."""
+    served = "quantized" if "quantized" in report["models"] else "student"
+    accuracy = {who: f"{report['models'][who]['quality']['accuracy']:.4f}" for who in ("teacher", served)}
+    teacher = context.spec.teacher
+    lines = [
+        "---",
+        "library_name: transformers",
+        "pipeline_tag: text-classification",
+        "tags: [distillation]",
+        "---",
+        f"# {context.spec.output.model_name or context.spec.name}",
+        "",
+        f"A student of `{teacher.model}`, distilled by Retort for {card['task']} over {len(card['labels'])} labels.",
+        "",
+        f"Accuracy on {report['rows']:,} test rows: {accuracy[served]} (teacher {accuracy['teacher']}).",
+        f"Texts are cut at {card['max_length']} tokens; `embedding` is the mean of the last hidden states, "
+        f"{card['embedding_dim']} numbers, of unit length.",
+        "",
+        "Labels: " + ", ".join(f"`{label}`" for label in card["labels"]),
+        "",
+        "## Files",
+        "",
+        "- `config.json`, `model.safetensors`, `tokenizer.json`: `AutoModelForSequenceClassification.from_pretrained`",
+        *(
+            f"- `{b['file']}` ({b['precision']}): ONNX Runtime; in `input_ids`, `attention_mask`; out `logits`, `embedding`"
+            for b in card["backends"]
+        ),
+        "- `retort.json`: labels, cut and preferred files, for serving",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _write_result(context: Context, digest: str, report: dict[str, Any], data: dict[str, Any]) -> None:
+    result = {
+        "model_dir": "package",
+        "digest": digest,
+        "reports": ["evaluation/report.json", "evaluation/report.md"],
+        "summary": report["summary"],
+        "params": report["models"]["student"]["params"],
+        "usage": {"training_steps": report["training"].get("steps"), "rows": data["counts"]},
+        "provenance": {
+            "seed": context.spec.seed,
+            "teacher": context.spec.teacher.model_dump(mode="json", exclude={"finetune"}),
+            "rows": data["counts"],
+            "packages": {name: metadata.version(name) for name in _PACKAGES},
+            "python": platform.python_version(),
+            "hardware": _hardware(),
+        },
+    }
+    target = context.output("result.json")
+    temporary = target.with_suffix(".tmp")
+    temporary.write_text(json.dumps(result, ensure_ascii=False))
+    temporary.rename(target)
+
+
+def _hardware() -> dict[str, Any]:
+    import torch
+
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    devices = [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())]
+    return {
+        "machine": platform.machine(),
+        "cores": psutil.cpu_count(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "accelerators": devices,
+    }
