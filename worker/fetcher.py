@@ -18,10 +18,10 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 import httpx
-from app.domain.modelfiles import check_model_dir
 
 from app.domain import manifest
 from app.domain.errors import ArtifactCorrupt, DiskFull, ModelDownloadFailed, ModelNotAllowed
+from app.domain.modelfiles import check_model_dir
 from app.domain.storage import BlobStore
 from app.settings import Settings
 

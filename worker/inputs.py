@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from app.domain.modelfiles import check_model_dir
-
 from app.domain import manifest
 from app.domain.errors import ArtifactCorrupt, DatasetInvalid, ModelNotAllowed
+from app.domain.modelfiles import check_model_dir
 from app.domain.models import Job
 from app.domain.storage import BlobStore, safe_join
 from app.settings import Settings

@@ -9,14 +9,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from app.domain.repositories.registry import Registry
-
 from app.domain import manifest
 from app.domain.db import Sessions, transaction
 from app.domain.errors import ArtifactCorrupt
 from app.domain.models import Job, JobArtifact
 from app.domain.repositories.events import clock, storable
 from app.domain.repositories.leases import Leases, Published
+from app.domain.repositories.registry import Registry
 from app.domain.storage import BlobStore, safe_join
 from worker.failpoints import Failpoint, hit
 from worker.run.protocol import DoneEvent

@@ -51,7 +51,7 @@ def register_checkpoint(
         digest=stored.digest,
         manifest=stored.manifest,
         bytes=stored.bytes,
-        params=None,
+        params=stored.info.params,
         source_job_id=None,
         base_model=base_model,
         quality={},

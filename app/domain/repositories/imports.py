@@ -11,10 +11,10 @@ from sqlalchemy.orm import Session
 
 from app.domain import ids
 from app.domain.db import now
-from app.domain.errors import InvalidRequest
 from app.domain.models import Import
 from app.domain.repositories.events import clock, storable
 from app.domain.repositories.outbox import OutboxRepository
+from app.domain.repositories.paging import Order, fetch_page
 
 RUN_IMPORT = "retort.run_import"
 
@@ -44,21 +44,9 @@ class Imports:
         return self.session.scalars(self._mine().where(Import.id == storable(import_id))).one_or_none()
 
     def page(
-        self, limit: int, after: str | None = None, before: str | None = None, order: Literal["asc", "desc"] = "desc"
+        self, limit: int, after: str | None = None, before: str | None = None, order: Order = "desc"
     ) -> tuple[list[Import], bool]:
-        query = self._mine()
-        for param, cursor in (("after", after), ("before", before)):
-            if cursor is not None:
-                if self.get(cursor) is None:
-                    raise InvalidRequest(f"'{cursor[:80]}' is not an import of this project.", param=param)
-                forward = (order == "asc") == (param == "after")
-                query = query.where(Import.id > cursor if forward else Import.id < cursor)
-        backwards = before is not None and after is None
-        ascending = (order == "asc") != backwards
-        query = query.order_by(Import.id.asc() if ascending else Import.id.desc()).limit(limit + 1)
-        rows = [*self.session.scalars(query)]
-        page = rows[:limit]
-        return (page[::-1] if backwards else page), len(rows) > limit
+        return fetch_page(self.session, self._mine(), Import.id, limit, after, before, order)
 
     def _mine(self) -> Select[Import]:
         return select(Import).where(Import.project_id == self.project_id)
