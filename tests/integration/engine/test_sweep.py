@@ -36,14 +36,8 @@ def test_sweep(settings: Settings, sessions: Sessions, blobs: BlobStore) -> None
         assert wait_status(sessions, done).status == "succeeded"
         wait_status(sessions, failed)
     waiting = add_job(sessions, inputs={"files": {}, "teacher": {"digest": "d" * 64}, "student": None})
-    for name in (
-        f"runs/{waiting}",
-        "runs/djob_GONE",
-        "reports/djob_GONE",
-        f"artifacts/{'d' * 64}",
-        f"artifacts/{'e' * 64}",
-        "tmp/left",
-    ):
+    used, unused = f"artifacts/{'d' * 64}", f"artifacts/{'e' * 64}"
+    for name in (f"runs/{waiting}", "runs/djob_GONE", "reports/djob_GONE", used, unused, "tmp/left"):
         (blobs.root / name).mkdir()
         age(blobs.root / name, 7200)
     (artifact,) = [p for p in (blobs.root / "artifacts").iterdir() if p.name[0] + p.name[-1] not in ("dd", "ee")]
