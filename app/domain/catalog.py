@@ -91,7 +91,7 @@ def check_student(spec: JobSpec, teacher: TeacherShape) -> None:
         raise InvalidRequest(
             f"student.hidden_size {hidden} is no multiple of the teacher's head size {head_size}.",
             param="student.hidden_size",
-            hint=f"Choose a multiple of {head_size}, such as {max(head_size, hidden // head_size * head_size)}, or give num_attention_heads.",
+            hint=f"Choose {max(head_size, hidden // head_size * head_size)}, or give num_attention_heads.",
         )
     if params.get("num_attention_heads") and hidden % params["num_attention_heads"]:
         raise InvalidRequest(
@@ -113,7 +113,9 @@ def _problems(spec: JobSpec) -> Iterator[InvalidRequest]:
             yield from _block("objectives", "type", objective.type, objective.params, f"stages[{i}].objectives[{j}]")
         if all(o.weight.bounds == (0.0, 0.0) for o in stage.objectives):
             yield InvalidRequest(
-                f"Every objective of stage '{stage.name}' has weight 0.", param=f"stages[{i}].objectives", hint="Give one a weight > 0."
+                f"Every objective of stage '{stage.name}' has weight 0.",
+                param=f"stages[{i}].objectives",
+                hint="Give one a weight > 0.",
             )
 
 
@@ -121,7 +123,9 @@ def _block(room: str, key: str, name: str, params: dict[str, Any], where: str) -
     entries = load()[room]
     if name not in entries:
         yield InvalidRequest(
-            f"'{name}' is not among the {room}.", param=f"{where}.{key}" if room != "recipes" else where, hint=_closest(name, list(entries))
+            f"'{name}' is not among the {room}.",
+            param=f"{where}.{key}" if room != "recipes" else where,
+            hint=_closest(name, list(entries)),
         )
         return
     schema = entries[name]["schema"]

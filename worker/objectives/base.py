@@ -39,7 +39,7 @@ class Objective(ABC):
         pass
 
     def __init__(self, **params: Any) -> None:
-        self.params = self.Params.model_validate(params)
+        self.params: Any = self.Params.model_validate(params)
 
     def schedules(self) -> dict[str, Schedule]:
         """Scheduled parameters, logged every step under their names."""

@@ -23,7 +23,9 @@ class Response(Objective):
 
     class Params(PluginParams):
         temperature: Scheduled = Field(
-            default=2.0, validate_default=True, description="Softmax temperature, dimensionless; a number or a schedule, 0.05 to 100."
+            default=2.0,
+            validate_default=True,
+            description="Softmax temperature, dimensionless; a number or a schedule, 0.05 to 100.",
         )
 
         @field_validator("temperature")

@@ -15,7 +15,6 @@ from app.domain.errors import ArtifactCorrupt
 from app.domain.spec import JobSpec
 from worker.run import protocol
 
-
 # Phase → the stretch of the whole job's progress bar that it fills, in percent.
 SHARES: dict[str, tuple[float, float]] = {
     "preparing": (0, 2),
@@ -43,6 +42,7 @@ class Context:
     emit: Callable[[protocol.Event], None]
     stop: Callable[[], None] = lambda: None  # raises StopRequested when asked to stop; call it often
     warnings: list[dict[str, Any]] = field(default_factory=list)
+    percent: float = 0.0
 
     def output(self, name: str) -> Path:
         return self.workdir / name
@@ -80,8 +80,8 @@ class Context:
     def advance(self, phase: str, share: float, **fields: Any) -> None:
         """Emit progress: `share` in [0, 1] of this phase is done; `fields` are those of ProgressEvent."""
         first, last = SHARES[phase]
-        percent = first + (last - first) * share
-        self.emit(protocol.ProgressEvent(percent=percent, phase=phase, phase_percent=100 * share, **fields))
+        self.percent = max(self.percent, first + (last - first) * share)  # never falls within an attempt
+        self.emit(protocol.ProgressEvent(percent=round(self.percent, 2), phase=phase, phase_percent=100 * share, **fields))
 
     def _valid(self, folder: Path) -> bool:
         try:

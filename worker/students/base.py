@@ -30,7 +30,7 @@ class StudentInit(ABC):
         pass
 
     def __init__(self, **params: Any) -> None:
-        self.params = self.Params.model_validate(params)
+        self.params: Any = self.Params.model_validate(params)
         self.plan: dict[str, Any] = {}
 
     @abstractmethod

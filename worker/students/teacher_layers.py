@@ -36,7 +36,9 @@ class TeacherLayers(StudentInit):
     class Params(PluginParams):
         layers: int | list[int] = Field(default=2, description="How many layers to keep, or which, counted from 0.")
         hidden_size: int | None = Field(default=None, ge=8, le=8192, description="Student width; default: the teacher's.")
-        intermediate_size: int | None = Field(default=None, ge=8, le=65536, description="Feed-forward width; default: in proportion.")
+        intermediate_size: int | None = Field(
+            default=None, ge=8, le=65536, description="Feed-forward width; default: in proportion."
+        )
         num_attention_heads: int | None = Field(default=None, ge=1, le=256, description="Default: the teacher's head size is kept.")
         dropout: float | None = Field(default=0.0, ge=0, lt=1, description="Dropout while training; null keeps the teacher's.")
 
@@ -117,7 +119,11 @@ class TeacherLayers(StudentInit):
         states: list[Tensor] = []
         for start in range(0, len(origin.sample_texts), 32):
             batch = tokenizer(
-                origin.sample_texts[start : start + 32], padding=True, truncation=True, max_length=origin.max_length, return_tensors="pt"
+                origin.sample_texts[start : start + 32],
+                padding=True,
+                truncation=True,
+                max_length=origin.max_length,
+                return_tensors="pt",
             )
             hidden = teacher(**batch, output_hidden_states=True).hidden_states
             valid_BT = batch["attention_mask"].bool()
