@@ -5,13 +5,21 @@ from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.orm import Session as Session  # for those who write no SQL
+from sqlalchemy.orm import sessionmaker
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import GenericFunction
 from sqlalchemy.types import Double
 
 Sessions = sessionmaker[Session]
+_OUTAGES = (OperationalError, InterfaceError, PoolTimeout)  # the database is away or busy: the same call may work a little later
+
+
+def is_outage(error: BaseException) -> bool:
+    return isinstance(error, _OUTAGES) or (isinstance(error, DBAPIError) and error.connection_invalidated)
 
 
 class now(GenericFunction[float]):  # noqa: N801  (reads as SQL)

@@ -13,7 +13,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from app.domain.errors import ModelNotAllowed
+from app.domain.errors import ModelNotAllowed, NotFound
+from app.domain.storage import safe_join
 
 # What is copied; everything else stays behind.
 _WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
@@ -51,6 +52,7 @@ class ModelInfo:
     num_heads: int | None
     intermediate_size: int | None
     vocab_size: int | None
+    max_positions: int | None  # tokens of the longest text
     num_labels: int | None
     labels: list[str] | None  # in the order of the head's outputs
     has_head: bool  # a sequence-classification head
@@ -82,6 +84,18 @@ def copy_model(source: Path, target: Path) -> None:
     for file in _plain_files(source):
         if _copied(source, file):
             shutil.copyfile(file, target / file.name)
+
+
+def local_folder(models_dir: Path | None, name: str, param: str) -> Path:
+    """A folder directly under the operator's models folder, by its plain name; never a path."""
+    if models_dir is None:
+        raise ModelNotAllowed("This installation has no folder of local models.", param=param, hint="Set RETORT_MODELS_DIR.")
+    if "/" in name or "\\" in name or name.startswith("."):
+        raise ModelNotAllowed(f"'{name[:80]}' is not the name of a folder.", param=param, hint="Give the folder's plain name.")
+    folder = safe_join(models_dir, name)
+    if not folder.is_dir():
+        raise NotFound("model", name, param=param, hint="The operator puts model folders into RETORT_MODELS_DIR.")
+    return folder
 
 
 def _refused(name: str, why: str) -> ModelNotAllowed:
@@ -216,6 +230,7 @@ def _info(config: Any, tensors: dict[str, list[int]], size: int) -> ModelInfo:
         num_heads=_number(config, "num_attention_heads", "n_heads", "num_heads", "n_head"),
         intermediate_size=_number(config, "intermediate_size", "hidden_dim", "d_ff", "n_inner"),
         vocab_size=_number(config, "vocab_size"),
+        max_positions=_number(config, "max_position_embeddings", "n_positions"),
         num_labels=len(labels) if labels else number if type(number) is int else 2 if has_head else None,
         labels=labels,
         has_head=has_head,
