@@ -9,7 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from app.api import problems
+from app.api import auth, problems
 from app.domain.db import Sessions, make_engine, make_sessions, reading
 from app.domain.storage import BlobStore
 from app.serving import models_router, router
@@ -51,7 +51,23 @@ def create_app(settings: Settings) -> FastAPI:
     problems.install(app)
     plane = mount(app, settings)
     _operations(app)
+    _describe_security(app)
     return app
+
+
+def _describe_security(app: FastAPI) -> None:
+    """Keys are read by hand, so /openapi.json is told about them."""
+    described = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = described()
+        document.setdefault("components", {})["securitySchemes"] = {"api_key": auth.scheme()}
+        for path, operations in document["paths"].items():
+            for operation in operations.values() if path.startswith("/v1/") else ():
+                operation["security"] = [{"api_key": []}]
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]
 
 
 def _operations(app: FastAPI) -> None:

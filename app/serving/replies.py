@@ -17,7 +17,7 @@ def classify(model: str, labels: Sequence[str], answers: Sequence[Answer], top_k
     """Labels by falling probability; equal ones in label order, so that equal answers are equal bytes."""
     scores = _rows(answers)
     order = np.argsort(-scores, axis=1, kind="stable")[:, :top_k]
-    ranked = np.take_along_axis(scores, order, axis=1)
+    ranked = scores[np.arange(len(scores))[:, None], order]
     data = []
     for n, (names, values) in enumerate(zip(order.tolist(), ranked, strict=True)):
         best = [{"label": labels[name], "score": value} for name, value in zip(names, values, strict=True)]
