@@ -139,7 +139,7 @@ def _hardware() -> dict[str, Any]:
     devices = [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())]
     return {
         "machine": platform.machine(),
-        "cores": psutil.cpu_count(),
-        "memory_bytes": psutil.virtual_memory().total,
+        "cores": os.cpu_count(),
+        "memory_bytes": memory,
         "accelerators": devices,
     }
