@@ -167,6 +167,7 @@ class _Column:
             "empty_lines": self.empty_lines,
             "type_lines": {_NAMES.get(kind, kind.__name__): lines for kind, lines in self.type_lines.items()},
             "characters": {"mean": round(self.characters / strings, 1) if strings else 0.0, "max": self.longest},
+            "distinct": None if self.values is None else len(self.values),
             "values": dict(counted) if with_values else None,
         }
 

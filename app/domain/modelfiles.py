@@ -56,6 +56,7 @@ class ModelInfo:
     num_labels: int | None
     labels: list[str] | None  # in the order of the head's outputs
     has_head: bool  # a sequence-classification head
+    has_tokenizer: bool
     params: int
     bytes: int  # of the allowed files
 
@@ -75,7 +76,7 @@ def check_model_dir(path: Path) -> ModelInfo:
         raise _refused("model.safetensors", "is missing; weights in another format are not read")
     tensors = {name: shape for file in weights if file.parent == path for name, shape in _tensors(path, file).items()}
     _check_index(path, tensors)
-    return _info(_object(path, config), tensors, sum(f.stat().st_size for f in files if _copied(path, f)))
+    return _info(_object(path, config), tensors, [file for file in files if _copied(path, file)])
 
 
 def copy_model(source: Path, target: Path) -> None:
@@ -215,7 +216,7 @@ def _check_index(root: Path, tensors: dict[str, list[int]]) -> None:
             raise _refused("'model.safetensors.index.json'", f"names a weight that is not here ('{str(tensor)[:80]}')")
 
 
-def _info(config: Any, tensors: dict[str, list[int]], size: int) -> ModelInfo:
+def _info(config: Any, tensors: dict[str, list[int]], files: list[Path]) -> ModelInfo:
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise _refused("'config.json'", "does not say its model_type")
     architectures = [a for a in config.get("architectures") or [] if isinstance(a, str)]
@@ -234,8 +235,9 @@ def _info(config: Any, tensors: dict[str, list[int]], size: int) -> ModelInfo:
         num_labels=len(labels) if labels else number if type(number) is int else 2 if has_head else None,
         labels=labels,
         has_head=has_head,
+        has_tokenizer=any(_TOKENIZER.fullmatch(file.name) for file in files),
         params=sum(prod(shape) for shape in tensors.values()),
-        bytes=size,
+        bytes=sum(file.stat().st_size for file in files),
     )
 
 
