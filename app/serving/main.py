@@ -3,10 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
+from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from app.api import auth, problems
@@ -16,11 +18,16 @@ from app.serving import models_router, router
 from app.serving.plane import Plane
 from app.settings import Settings, get_settings
 
+_CHECK_SECONDS = 5.0
+
 
 def mount(app: FastAPI, settings: Settings) -> AbstractAsyncContextManager[None]:
     """Add the inference routes to `app`; the plane lives while the returned context is open."""
     app.include_router(router.router)
     app.include_router(models_router.router)
+    if any(getattr(route, "path", None) == "/readyz" for route in app.routes):
+        # Beside a control plane, whose own answer knows nothing of models: ours, which includes it, comes first.
+        app.router.routes.insert(0, APIRoute("/readyz", readyz, include_in_schema=False))
     return _running(app, settings)
 
 
@@ -77,32 +84,40 @@ def _operations(app: FastAPI) -> None:
     async def healthz() -> dict[str, str]:
         return {"status": "ok"}
 
-    @app.get("/readyz", tags=["operations"], summary="Database and every loaded model answer")
-    async def readyz(request: Request) -> JSONResponse:
-        checks = await readiness(request.app.state.sessions, request.app.state.serving)
-        ready = all(said == "ok" for said in checks.values())
-        return JSONResponse({"status": "ready" if ready else "not ready", "checks": checks}, 200 if ready else 503)
+    app.get("/readyz", tags=["operations"], summary="Database, storage and every loaded model answer")(readyz)
 
     @app.get("/metrics", tags=["operations"], summary="Prometheus metrics", response_class=Response)
     async def metrics() -> Response:
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
 
-async def readiness(sessions: Sessions, plane: Plane) -> dict[str, str]:
-    checks = {"database": "ok", "models": "ok"}
-    try:
-        async with asyncio.timeout(5):
-            await asyncio.to_thread(_ping, sessions)
-    except Exception as error:
-        checks["database"] = type(error).__name__
+async def readyz(request: Request) -> JSONResponse:
+    checks = await readiness(request.app)
+    ready = all(said == "ok" for said in checks.values())
+    return JSONResponse({"status": "ready" if ready else "not ready", "checks": checks}, 200 if ready else 503)
+
+
+async def readiness(app: FastAPI) -> dict[str, str]:
+    checks = {"database": "ok", "storage": "ok", "models": "ok"}
+    for name, check in (("database", partial(_reach, app.state.sessions)), ("storage", partial(_list, app.state.blobs))):
+        try:
+            async with asyncio.timeout(_CHECK_SECONDS):
+                await asyncio.to_thread(check)
+        except Exception as error:
+            checks[name] = type(error).__name__
+    plane: Plane = app.state.serving
     if wrong := await plane.probe():
         checks["models"] = "; ".join(f"{digest[:12]}: {said}" for digest, said in wrong.items())
     return checks
 
 
-def _ping(sessions: Sessions) -> None:
+def _reach(sessions: Sessions) -> None:
     with reading(sessions):  # takes a connection and begins
         pass
+
+
+def _list(blobs: BlobStore) -> None:
+    next(blobs.path("artifacts").iterdir(), None)
 
 
 def __getattr__(name: str) -> Any:

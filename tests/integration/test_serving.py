@@ -1,16 +1,21 @@
 """The inference endpoint over real HTTP, with real students: what it answers and what it refuses."""
 
 import base64
-from collections.abc import Iterator
+import contextlib
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import httpx
 import numpy as np
 import openai
 import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 
+from app.api import problems
 from app.domain.db import Sessions
 from app.domain.storage import BlobStore
+from app.serving.main import mount
 from app.settings import Settings
 from tests.conftest import OTHER_PROJECT, PROJECT
 from tests.fixtures.inference import Endpoint, endpoint, key_for, publish
@@ -289,3 +294,26 @@ def test_every_operation_is_documented_with_an_example(serve: Endpoint) -> None:
         if path.startswith("/v1/"):
             for operation in operations.values():
                 assert "example" in operation["responses"]["200"]["content"]["application/json"], path
+
+
+def test_beside_a_control_plane_it_shares_health_and_metrics(settings: Settings, sessions: Sessions, blobs: BlobStore) -> None:
+    publish(sessions, blobs, PROJECT, "support")
+    app = FastAPI()
+    app.state.settings, app.state.sessions, app.state.blobs = settings, sessions, blobs
+    problems.install(app)
+    app.get("/readyz")(lambda: {"status": "ready", "checks": {}})
+    plane = mount(app, settings)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(target: FastAPI) -> AsyncIterator[None]:
+        async with plane:
+            yield
+
+    app.router.lifespan_context = lifespan
+    headers = {"Authorization": f"Bearer {key_for(sessions, settings, PROJECT)}"}
+    with TestClient(app) as client:
+        assert client.get("/readyz").json() == {"status": "ready", "checks": dict.fromkeys(("database", "storage", "models"), "ok")}
+        answer = client.post("/v1/classify", json={"model": "support", "input": TEXT}, headers=headers)
+        assert answer.status_code == 200, answer.text
+        assert client.get("/readyz").status_code == 200
+        assert client.get("/v1/models", headers=headers).json()["data"][0]["id"] == "support"
