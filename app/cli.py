@@ -13,7 +13,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from app.client import Client, Problem, load_spec, local_files, package_model
-from app.installation import OperatorError, find_server
+from app.domain.errors import DomainError
+from app.installation import OperatorError, find_folder, find_server
 from app.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Distillation as a service.")
@@ -38,6 +39,9 @@ def _explained() -> Iterator[None]:
     except OperatorError as error:
         _show(error)
         raise typer.Exit(1) from None
+    except DomainError as error:
+        _show(OperatorError(error.message, error.hint or ""))
+        raise typer.Exit(1) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
 
@@ -60,12 +64,16 @@ def settings_of(data: Path | None) -> Settings:
     return found.model_copy(update={"data_dir": data}) if data else found
 
 
+def _anywhere(data: Path | None, settings: Settings) -> bool:
+    """No folder was named, so the one that was started last will do."""
+    return data is None and "data_dir" not in settings.model_fields_set
+
+
 def client(data: Path | None) -> Client:
     settings = settings_of(data)
     if settings.base_url and settings.api_key and data is None:
         return Client(settings.base_url, settings.api_key)
-    anywhere = data is None and "data_dir" not in settings.model_fields_set
-    url, key = find_server(settings.data_dir, anywhere=anywhere)
+    url, key = find_server(settings.data_dir, anywhere=_anywhere(data, settings))
     return Client(settings.base_url if data is None and settings.base_url else url, settings.api_key or key)
 
 
@@ -240,13 +248,12 @@ def models_import(
         if (package is None) == (path is None):
             raise OperatorError("Say where the model is.", "Give either --package PACKAGE or --path DIR.")
         folder = package_model(package) if package else (path or Path())
-        from app.domain.errors import DomainError
         from app.services.registry import import_folder
 
-        try:
-            reference = import_folder(settings_of(data), name, folder, project=project, origin=package or folder.name)
-        except DomainError as error:
-            raise OperatorError(error.message, error.hint or "") from None
+        settings = settings_of(data)
+        if not settings.database_url:
+            settings = settings.model_copy(update={"data_dir": find_folder(settings.data_dir, anywhere=_anywhere(data, settings))})
+        reference = import_folder(settings, name, folder, project=project, origin=package or folder.name)
         out.print(f"imported [bold]{escape(reference)}[/]")
 
 

@@ -24,6 +24,7 @@ from fastapi import FastAPI
 
 from app.children import Child, Children
 from app.installation import Installation, OperatorError, write_private
+from app.services.keys import generate
 from app.settings import Settings, child_environment
 
 STOP_SECONDS = 28.0  # of the 30 that scripts rely on
@@ -38,7 +39,7 @@ def up(settings: Settings, host: str, port: int, workers: int, say: Callable[[st
         _check_exposure(host, bool(settings.bootstrap_key or home.key()))
         listener = _listen(host, port)
         url = f"http://{_shown(host)}:{listener.getsockname()[1]}"
-        key, made = home.first_key(settings.bootstrap_key)
+        key, made = home.first_key(settings.bootstrap_key, generate)
         settings = settings.model_copy(update={"bootstrap_key": key})
         children = Children()
         asked: list[float] = []  # when we were told to stop

@@ -9,8 +9,7 @@ server.json                   {"url", "pid"} of the running `retort up`
 import fcntl
 import json
 import os
-import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -70,10 +69,10 @@ class Installation:
         except FileNotFoundError:
             return None
 
-    def first_key(self, given: str) -> tuple[str, bool]:
+    def first_key(self, given: str, make: Callable[[], str]) -> tuple[str, bool]:
         """The admin key to start with, and whether it was made just now (and so must be shown)."""
         known = self.key()
-        key = given or known or "rt_" + secrets.token_urlsafe(32)
+        key = given or known or make()
         if key != known:
             write_private(self.key_file, key + "\n")
         return key, not given and not known
@@ -96,17 +95,28 @@ def _pointer() -> Path:
     return Path.home() / ".cache" / "retort" / "last-data-folder"
 
 
-def find_server(folder: Path, *, anywhere: bool) -> tuple[str, str]:
-    """(base URL, key) of the `retort up` on `folder`; with `anywhere` else of the one that was started last."""
-    folders = [folder]
+def find_folder(folder: Path, *, anywhere: bool) -> Path:
+    """`folder` when an installation is there; with `anywhere` else the one that was started last."""
+    candidates = [folder]
     if anywhere:
         with suppress(OSError, RuntimeError):
-            folders.append(Path(_pointer().read_text(encoding="utf-8").strip()))
-    for candidate in map(Installation, folders):
-        server, key = candidate.server(), candidate.key()
-        if server and key:
-            return str(server["url"]), key
-    raise OperatorError(
-        f"No running Retort was found in {folder}.",
-        "Start one with `retort up`, name its folder with --data DIR, or set RETORT_BASE_URL and RETORT_API_KEY.",
-    )
+            candidates.append(Path(_pointer().read_text(encoding="utf-8").strip()))
+    found = next((c for c in candidates if Installation(c).key()), None)
+    if found is None:
+        raise OperatorError(
+            f"There is no Retort installation in {folder}.", "Name its folder with --data DIR; `retort up` makes one."
+        )
+    return found
+
+
+def find_server(folder: Path, *, anywhere: bool) -> tuple[str, str]:
+    """(base URL, key) of the `retort up` that runs on `folder`; with `anywhere` else of the one that was started last."""
+    hint = "Start one with `retort up`, name its folder with --data DIR, or set RETORT_BASE_URL and RETORT_API_KEY."
+    try:
+        home = Installation(find_folder(folder, anywhere=anywhere))
+    except OperatorError as error:
+        raise OperatorError(error.message, hint) from None
+    server, key = home.server(), home.key()
+    if not server or not key:
+        raise OperatorError(f"No Retort runs on {home.folder}.", hint)
+    return str(server["url"]), key

@@ -1,11 +1,17 @@
 """The documents say what the code does: settings, errors, paths, commands, links."""
 
+import importlib.util
 import re
 from pathlib import Path
 
 import pytest
+import torch
+import typer
 import yaml
 
+from app.cli import app
+from app.domain.spec import JobSpec
+from app.main import create_app
 from app.settings import Settings
 from tests.architecture.errors_page import page
 
@@ -16,6 +22,7 @@ PAGES = [
     *sorted((ROOT / "docs").rglob("*.md")),
     ROOT / "examples" / "support_intents" / "README.md",
 ]
+SERVED = {"/v1/classify", "/v1/embeddings", "/v1/models"}  # by the data plane
 
 
 def test_the_errors_page_is_the_catalogue() -> None:
@@ -42,27 +49,40 @@ def test_links_lead_somewhere(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_commands_and_operations_exist(path: Path) -> None:
-    import typer
-
-    from app.cli import app
-    from app.embedded import compose  # noqa: F401  (its import is the CLI's)
-    from app.main import create_app
-
+def test_commands_and_operations_exist(path: Path, tmp_path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    group = typer.main.get_command(app)
+    known = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     for name in re.findall(r"(?:^|[`$] ?)retort ([a-z]+)", text, re.M):
-        assert name in group.commands, f"retort {name}"  # type: ignore[attr-defined]
+        assert name in known, f"retort {name}"
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
-    assert set(re.findall(r"`make ([a-z]+)", text)) <= targets
-    assert create_app is not None
+    assert set(re.findall(r"(?:^|`)make ([a-z]+)", text, re.M)) <= targets
+    operations = {path for path in create_app(Settings(data_dir=tmp_path)).openapi()["paths"]} | SERVED
+    for operation in re.findall(r"`(?:(?:GET|POST|PUT|PATCH|DELETE),? ?)+ (/v1/[a-z_/{}]+)`", text):
+        assert operation in operations, operation
 
 
 def test_the_example_job_is_a_valid_job() -> None:
-    from app.domain.spec import JobSpec
-
     for path in (ROOT / "examples" / "support_intents" / "job.yaml", ROOT / "bench" / "spec_banking77.yaml"):
         spec = yaml.safe_load(path.read_text(encoding="utf-8"))
         spec["data"] |= {"training_file": "file-" + "0" * 26}
         spec["data"].pop("test_file", None)
         assert JobSpec.model_validate(spec).task == "text-classification"
+
+
+def test_the_objective_in_the_guide_works(tmp_path: Path) -> None:
+    guide = (ROOT / "docs" / "add-an-objective.md").read_text(encoding="utf-8")
+    file = tmp_path / "total_variation.py"
+    file.write_text(guide.split("```python\n")[1].split("```")[0], encoding="utf-8")
+    spec = importlib.util.spec_from_file_location("total_variation", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    from worker.objectives.base import DenseLogits, StudentOutput
+
+    objective = module.TotalVariation(temperature=2.0)
+    z_BC, labels_B = torch.tensor([[1.0, 0.0, -1.0], [0.5, 0.5, 3.0]]), torch.tensor([0, 2])
+    assert objective(StudentOutput(z_BC), DenseLogits(z_BC), labels_B, 0.0) == 0
+    far = objective(StudentOutput(z_BC), DenseLogits(-20 * z_BC), labels_B, 0.0)
+    assert 0.5 < far <= 2
+    assert objective.count(labels_B) == 2

@@ -8,6 +8,7 @@ import pytest
 
 from app.embedded import _check_exposure, _listen, _shown
 from app.installation import Installation, OperatorError, find_server
+from app.services.keys import generate
 
 
 @pytest.fixture(autouse=True)
@@ -41,28 +42,30 @@ def test_a_folder_that_cannot_be_used_is_named(tmp_path: Path) -> None:
 
 def test_the_first_key_is_made_once_and_private(tmp_path: Path) -> None:
     home = Installation(tmp_path)
-    key, made = home.first_key("")
+    key, made = home.first_key("", generate)
     assert made
     assert key.startswith("rt_")
     assert len(key) > 40
     assert _mode(home.key_file) == 0o600
-    assert home.first_key("") == (key, False)
-    assert home.first_key("rt_given-by-the-operator") == ("rt_given-by-the-operator", False)
+    assert home.first_key("", generate) == (key, False)
+    assert home.first_key("rt_given-by-the-operator", generate) == ("rt_given-by-the-operator", False)
     assert home.key() == "rt_given-by-the-operator"
 
 
 def test_the_command_finds_the_running_server(tmp_path: Path) -> None:
     home = Installation(tmp_path / "data")
-    with pytest.raises(OperatorError, match="No running Retort"):
+    with pytest.raises(OperatorError, match="There is no Retort installation"):
         find_server(home.folder, anywhere=True)
     with home.exclusive():
-        key, _ = home.first_key("")
+        key, _ = home.first_key("", generate)
         home.announce("http://127.0.0.1:4321")
         assert _mode(home.server_file) == 0o600
         assert find_server(home.folder, anywhere=False) == ("http://127.0.0.1:4321", key)
         assert find_server(tmp_path / "elsewhere", anywhere=True) == ("http://127.0.0.1:4321", key)
         with pytest.raises(OperatorError):
             find_server(tmp_path / "elsewhere", anywhere=False)
+    with pytest.raises(OperatorError, match="No Retort runs on"):
+        find_server(home.folder, anywhere=True)
 
 
 def test_a_broken_server_file_is_no_server(tmp_path: Path) -> None:
