@@ -41,7 +41,7 @@ class Doorman:
     """Keys to callers, over one database. One per application, made at its first request."""
 
     def __init__(self, sessions: Sessions, pepper: bytes) -> None:
-        self._sessions, self._pepper = sessions, pepper
+        self._sessions, self.pepper = sessions, pepper
         self._known: dict[bytes, tuple[float, Caller]] = {}
         self._lock = threading.Lock()
 
@@ -51,7 +51,7 @@ class Doorman:
         if known is not None and time.monotonic() - known[0] < REMEMBERED_SECONDS:
             return known[1]
         asked = time.monotonic()  # before the read: the age of an entry is never understated
-        identity = await asyncio.to_thread(keys.authenticate, self._sessions, self._pepper, key)
+        identity = await asyncio.to_thread(keys.authenticate, self._sessions, self.pepper, key)
         found = Caller(identity.project_id, identity.key_id, identity.scopes)
         with self._lock:
             while len(self._known) >= _MOST:

@@ -15,6 +15,7 @@ from app.domain.errors import InUse, InvalidRequest, PayloadTooLarge
 from app.domain.models import File
 from app.domain.repositories.files import Files
 from app.domain.repositories.jobs import Jobs
+from app.domain.repositories.paging import Order
 from app.domain.storage import BlobStore
 
 PURPOSES = ("distill", "fine-tune", "eval", "user_data")
@@ -117,6 +118,12 @@ class FileService:
     def get(self, file_id: str) -> File:
         with reading(self.sessions) as session:
             return Files(session, self.project_id).get(file_id)
+
+    def page(
+        self, limit: int, after: str | None, before: str | None, order: Order, purpose: str | None = None
+    ) -> tuple[list[File], bool]:
+        with reading(self.sessions) as session:
+            return Files(session, self.project_id).page(limit, after, before, order, purpose)
 
     def content(self, file_id: str) -> tuple[File, Path]:
         file = self.get(file_id)

@@ -24,6 +24,14 @@ class Outcome:
     replayed: bool = False
 
 
+class Replayed(Exception):
+    """Ends the transaction of a second request: nothing of it stays."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__("replayed")
+        self.outcome = Outcome(answer, replayed=True)
+
+
 @dataclass(frozen=True)
 class Runner:
     """`once` is None for a request without an Idempotency-Key."""
@@ -52,3 +60,16 @@ class Runner:
             kept = replace(answer, body={**answer.body, **dict.fromkeys(hide)})
             ledger.finish(once.method, once.path, once.key, kept)
             return Outcome(answer)
+
+    def remember(self, show: Callable[[Any], Answer]) -> Callable[[Any, Any], None]:
+        """For a service that runs the transaction itself: `record(session, object)`, which raises Replayed for a second request."""
+
+        def record(session: Any, made: Any) -> None:
+            if (once := self.once) is None:
+                return
+            ledger = Idempotency(session, self.project_id)
+            if (found := ledger.begin(once.method, once.path, once.key, once.body_sha256)) is not None:
+                raise Replayed(found)
+            ledger.finish(once.method, once.path, once.key, show(made))
+
+        return record
