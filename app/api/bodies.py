@@ -11,7 +11,7 @@ from app.api import problems
 from app.domain.errors import InvalidJSON, InvalidRequest, PayloadTooLarge
 
 REF = "#/components/schemas/{model}"
-MODEL = "x-body-model"  # the class; app.api.openapi takes it out again and puts its schema into the components
+MODELS: dict[str, type[BaseModel]] = {}  # of all bodies: app.api.openapi puts their schemas into the components
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -71,4 +71,5 @@ def described(model: type[BaseModel], *examples: Any, required: bool = True) -> 
     """`openapi_extra` of an operation with such a body."""
     shown = {f"example {n}" if n > 1 else "example": {"value": value} for n, value in enumerate(examples, 1)}
     content = {"schema": {"$ref": REF.format(model=model.__name__)}, "examples": shown}
-    return {"requestBody": {"required": required, "content": {"application/json": content}}, MODEL: model}
+    MODELS[model.__name__] = model
+    return {"requestBody": {"required": required, "content": {"application/json": content}}}

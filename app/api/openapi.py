@@ -8,7 +8,6 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
-from fastapi.routing import APIRoute
 
 from app.api import auth, bodies
 
@@ -40,18 +39,12 @@ def install(app: FastAPI) -> None:
 
 
 def build(app: FastAPI) -> dict[str, Any]:
-    models = {}
-    for route in app.routes:
-        if isinstance(route, APIRoute) and route.openapi_extra:
-            model = route.openapi_extra.get(bodies.MODEL)
-            if model is not None:
-                models[model.__name__] = model
     document = get_openapi(
         title=app.title, version=app.version, description=app.description, routes=app.routes, tags=app.openapi_tags
     )
     components = document.setdefault("components", {})
     schemas = components.setdefault("schemas", {})
-    for name, model in models.items():
+    for name, model in bodies.MODELS.items():
         schema = model.model_json_schema(ref_template=bodies.REF)
         schemas |= schema.pop("$defs", {})
         schemas[name] = schema
@@ -66,7 +59,6 @@ def build(app: FastAPI) -> dict[str, Any]:
 
 
 def _tidy(path: str, operation: dict[str, Any]) -> None:
-    operation.pop(bodies.MODEL, None)
     if path in _OPEN:
         operation["security"] = []
     said = operation.get("responses", {})
