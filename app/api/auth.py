@@ -6,6 +6,7 @@ opens nothing after that time.
 
 import asyncio
 import hashlib
+import logging
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -15,11 +16,15 @@ from typing import Any
 from fastapi import Request
 
 from app.api import limits
-from app.domain.db import Sessions
+from app.domain.db import Sessions, transaction
 from app.domain.errors import MissingAPIKey, MissingScope
+from app.domain.repositories.keys import Keys
 from app.services import keys
 
+log = logging.getLogger(__name__)
+
 REMEMBERED_SECONDS = 5.0
+NOTED_SECONDS = 60.0
 _MOST = 10_000
 
 
@@ -44,6 +49,8 @@ class Doorman:
         self._sessions, self.pepper = sessions, pepper
         self._known: dict[bytes, tuple[float, Caller]] = {}
         self._lock = threading.Lock()
+        self._noted: dict[str, float] = {}
+        self._notes: set[asyncio.Task[None]] = set()
 
     async def admit(self, key: str) -> Caller:
         name = hashlib.sha256(key.encode("utf-8", "replace")).digest()  # no key is kept in memory as it is
@@ -57,12 +64,30 @@ class Doorman:
             while len(self._known) >= _MOST:
                 self._known.pop(next(iter(self._known)))
             self._known[name] = (asked, found)
+        self._note(found.key_id, asked)
         return found
+
+    def _note(self, key_id: str, at: float) -> None:
+        """Its last use, now and then, beside the request: no answer waits for this write."""
+        if at - self._noted.get(key_id, -NOTED_SECONDS) < NOTED_SECONDS:
+            return
+        self._noted = {k: t for k, t in self._noted.items() if at - t < NOTED_SECONDS} | {key_id: at}
+        task = asyncio.create_task(asyncio.to_thread(_write_use, self._sessions, key_id))
+        self._notes.add(task)
+        task.add_done_callback(self._notes.discard)
 
     def forget(self, key_id: str) -> None:
         """Revoked here: closed at once in this process."""
         with self._lock:
             self._known = {name: entry for name, entry in self._known.items() if entry[1].key_id != key_id}
+
+
+def _write_use(sessions: Sessions, key_id: str) -> None:
+    try:
+        with transaction(sessions) as session:
+            Keys(session).used(key_id)
+    except Exception as error:
+        log.warning("The last use of %s is not noted (%s)", key_id, type(error).__name__)
 
 
 def doorman(request: Request) -> Doorman:

@@ -62,7 +62,8 @@ class Follower:
             frames += [Frame("metrics", views.metric_object(m)) for m in metrics if (m.stage, m.step) not in known]
         if job.progress != self._progress:
             self._progress = job.progress
-            frames.append(Frame("progress", job.progress))
+            if job.progress:
+                frames.append(Frame("progress", job.progress))
         return self._closed(frames, Status(job.status), len(stored) < _MOST_EVENTS)
 
     def _closed(self, frames: list[Frame], status: Status, complete: bool) -> list[Frame]:
