@@ -30,7 +30,8 @@ def discover(room: str) -> dict[str, Any]:
         if info.name == "base":
             continue
         module = importlib.import_module(f"worker.{room}.{info.name}")
-        for cls in vars(module).values():
+        members: list[Any] = list(vars(module).values())
+        for cls in members:
             if not inspect.isclass(cls) or cls.__module__ != module.__name__ or not isinstance(getattr(cls, "name", None), str):
                 continue
             if cls.name in found:

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from app.domain.schedule import Schedule
 from worker.plugins import PluginParams
+from worker.rows import NO_LABEL
 
 Need = Literal["dense_logits", "labels"]
-NO_LABEL = -100
 
 
 @dataclass(frozen=True)

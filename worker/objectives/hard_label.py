@@ -5,8 +5,9 @@ from typing import ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from worker.objectives.base import NO_LABEL, DenseLogits, Need, Objective, StudentOutput, log_softmax
+from worker.objectives.base import DenseLogits, Need, Objective, StudentOutput, log_softmax
 from worker.plugins import PluginParams
+from worker.rows import NO_LABEL
 
 
 class HardLabel(Objective):

@@ -7,8 +7,8 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from worker.phases.base import Context
+from worker.rows import Rows, tokenize
 from worker.run import protocol
-from worker.training.data import Rows, tokenize
 from worker.training.loop import Place, Progress
 from worker.training.precision import device_of, mixed_precision
 

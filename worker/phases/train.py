@@ -24,7 +24,7 @@ from worker.teachers import cached, local_hf
 from worker.training.determinism import derived, seed_everything
 from worker.training.loop import Outcome, Plan, fit
 
-SAMPLES = 512  # texts on which a narrower student's directions are measured
+SAMPLES = 2048  # texts on which a narrower student's directions are measured
 
 
 def run(context: Context) -> None:

@@ -69,7 +69,7 @@ class TeacherLayers(StudentInit):
             )
         kept = self._chosen(config.num_hidden_layers)
         narrow = self._config(config, len(kept))
-        student = type(teacher)(narrow)
+        student: PreTrainedModel = type(teacher)(narrow)
         basis_ED, energy = self._basis(teacher, origin, kept, narrow.hidden_size)
         _inherit(teacher, student, kept, basis_ED)
         self.plan = {

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from worker.training.data import Rows
+from worker.rows import Rows
 
 
 class Teacher(ABC):

@@ -18,9 +18,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from app.domain.errors import CacheMismatch
+from worker.rows import Rows
 from worker.run.faults import Failpoint, hit
 from worker.teachers.base import Teacher
-from worker.training.data import Rows
 
 SHARD_ROWS = 256
 

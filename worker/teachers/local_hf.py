@@ -5,14 +5,14 @@ import json
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
 from app.domain import manifest
 from app.domain.errors import IncompatibleModels
+from worker.predict import predict
+from worker.rows import Rows
 from worker.teachers.base import Teacher
-from worker.training.data import Rows
-from worker.training.loop import predict
 
 WEIGHTS = ("config.json", "model.safetensors", "tokenizer.json", "vocab.txt", "merges.txt", "spiece.model")
 
@@ -80,5 +80,5 @@ def require_head(folder: Path, labels: list[str]) -> None:
 
 def save(model: PreTrainedModel, tokenizer_dir: Path, folder: Path) -> None:
     """Write a transformers folder: config, safetensors, tokenizer."""
-    model.float().save_pretrained(folder)
+    nn.Module.to(model, torch.float32).save_pretrained(folder)
     AutoTokenizer.from_pretrained(tokenizer_dir, local_files_only=True).save_pretrained(folder)

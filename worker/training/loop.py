@@ -15,16 +15,17 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from app.domain.errors import LossDiverged, SilentObjective
 from app.domain.schedule import Schedule
 from worker.objectives.base import DenseLogits, Objective, StudentOutput
 from worker.phases.base import StopRequested
+from worker.predict import predict
+from worker.rows import Batch, Rows, collate, order
 from worker.run.faults import Failpoint, hit
 from worker.training import checkpoint
-from worker.training.data import Batch, Rows, by_length, collate, order
 from worker.training.optim import adamw, learning_rate_at
 from worker.training.vocabulary import CompactVocabulary
 
@@ -108,7 +109,7 @@ class _Fit:
         _choose_trained(model, plan.train)
         self.vocabulary = CompactVocabulary(model, train.used_tokens() | validation.used_tokens() | {train.pad_id})
         self.accelerator = Accelerator(cpu=place.device.type == "cpu", mixed_precision=place.mixed_precision)
-        model.to(place.device)
+        nn.Module.to(model, place.device)
         self.optimizer = adamw(model, plan.learning_rate, plan.weight_decay)
         divisor = min(place.micro_batch_divisor, plan.batch_size)
         self.micro_size = -(-plan.batch_size // divisor)
@@ -127,7 +128,7 @@ class _Fit:
         if found is not None:
             path, self.state = found
             self.best = checkpoint.restore(path, self.model, self.optimizer)
-            self.model.to(self.place.device)
+            nn.Module.to(self.model, self.place.device)
         if not self.state.finished:
             self._epochs()
             if self.best is not None:
@@ -135,7 +136,7 @@ class _Fit:
             self.state.finished = True
             self._save()
         self.vocabulary.restore()
-        self.model.eval()
+        self.model.train(False)
         return Outcome(
             self.state.step, round(self.state.seconds, 2), self.state.last_loss, self.state.best_score, self.state.scores
         )
@@ -231,7 +232,7 @@ class _Fit:
         labelled = self.validation.labelled()
         if not len(labelled):
             return False
-        logits_NC = predict(self.model, labelled, self.place.device, self.vocabulary)
+        logits_NC = predict(self.model, labelled, self.place.device, self.vocabulary.remap)
         score = float((logits_NC.argmax(-1) == torch.tensor(labelled.labels)).float().mean())
         self.state.scores.append(round(score, 6))
         self.place.on_metrics(self.state.step, {"validation_accuracy": score})
@@ -303,24 +304,6 @@ class _Fit:
         )
 
 
-@torch.no_grad()
-def predict(
-    model: PreTrainedModel, rows: Rows, device: torch.device, vocabulary: CompactVocabulary | None = None, batch_size: int = 64
-) -> Tensor:
-    """Logits (N, C) float32 on the CPU, in the order of `rows`; the model's train/eval mode is left as it was."""
-    was_training = model.training
-    model.eval()
-    out_NC: Tensor | None = None
-    for positions in by_length(rows, batch_size):
-        batch = collate(rows, positions, vocabulary.remap if vocabulary else None)
-        logits_BC = model(input_ids=batch.input_ids_BT.to(device), attention_mask=batch.attention_mask_BT.to(device)).logits
-        if out_NC is None:
-            out_NC = torch.empty((len(rows), logits_BC.shape[-1]))
-        out_NC[batch.index_B] = logits_BC.float().cpu()
-    model.train(was_training)
-    return out_NC if out_NC is not None else torch.empty((0, int(model.config.num_labels)))
-
-
 def _choose_trained(model: PreTrainedModel, train: str) -> None:
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(train == "all" or "classifier" in name or "pooler" in name)
@@ -328,4 +311,3 @@ def _choose_trained(model: PreTrainedModel, train: str) -> None:
 
 def _finite(value: float) -> bool:
     return value == value and abs(value) != float("inf")
-

@@ -10,7 +10,8 @@ NO_DECAY = ("bias", "LayerNorm", "layer_norm", "embeddings")
 
 def adamw(model: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
     """Source: Loshchilov & Hutter, arXiv 1711.05101. Embeddings are not decayed, so rows without gradient stay put."""
-    decayed, plain = [], []
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             (plain if any(part in name for part in NO_DECAY) else decayed).append(parameter)

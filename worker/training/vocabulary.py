@@ -25,7 +25,8 @@ class CompactVocabulary:
         table = model.get_input_embeddings()
         if not isinstance(table, nn.Embedding):
             raise ValueError("the model's input embedding is not a plain table")
-        if getattr(model.get_output_embeddings(), "weight", None) is table.weight:
+        head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+        if getattr(head, "weight", None) is table.weight:
             raise ValueError("the input table is tied to the output head; every row has a gradient")
         used = set(token_ids)
         if table.padding_idx is not None:

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worker.objectives.base import NO_LABEL
-
+NO_LABEL = -100  # a row the teacher alone speaks about; cross-entropy's own ignore value
 BUCKET_BATCHES = 32  # rows are sorted by length within runs of this many batches: little padding, still well mixed
 
 
