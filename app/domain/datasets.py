@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import orjson
+
 from app.domain.errors import DatasetInvalid
 from app.domain.manifest import sha256_file
 from app.domain.rows import COLUMNS, Format, Row, RowError, detect_format, excerpt, read_rows, records
@@ -74,11 +76,11 @@ def check_row(line: int, row: Row, text: str = _TEXT, label: str = _LABEL) -> Ro
 def _check_text(line: int, row: Row, column: str) -> RowError | None:
     value = row.get(column)
     if value is None:
-        return RowError(line, column, "missing_field", f"'{column}' is missing.", excerpt(row))
+        return RowError(line, column, "missing_field", f"'{column}' is missing.", _shown(row))
     if not isinstance(value, str):
-        return RowError(line, column, "wrong_type", f"'{column}' must be a text, not {_name(value)}.", excerpt(row))
+        return RowError(line, column, "wrong_type", f"'{column}' must be a text, not {_name(value)}.", _shown(row))
     if not value or value.isspace():
-        return RowError(line, column, "empty", f"'{column}' is empty.", excerpt(row))
+        return RowError(line, column, "empty", f"'{column}' is empty.", _shown(row))
     return None
 
 
@@ -91,8 +93,12 @@ def _check_label(line: int, row: Row, column: str) -> RowError | None:
             line, column, "wrong_type", f"'{column}' must be a text or a whole number, not {_name(value)}.", excerpt(row)
         )
     if not value or value.isspace():
-        return RowError(line, column, "empty", f"'{column}' is empty; leave it out when the row has no label.", excerpt(row))
+        return RowError(line, column, "empty", f"'{column}' is empty; leave it out when the row has no label.", _shown(row))
     return None
+
+
+def _shown(row: Row) -> str:
+    return excerpt(orjson.dumps(row, default=str, option=orjson.OPT_NON_STR_KEYS))
 
 
 def _name(value: Any) -> str:

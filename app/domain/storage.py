@@ -1,11 +1,11 @@
 """The blob store: a folder whose keys are made by us (ids and digests), never by a request.
 
-    files/<file id>                    an uploaded data set
-    runs/<job id>/a<attempt>/          what one attempt writes: checkpoints, phase outputs, the packaged result
-    reports/<job id>/a<attempt>/       the reports of a published attempt; they outlive its work folder
-    artifacts/<digest>/                a model: files + MANIFEST.json, content-addressed, immutable
-    cache/                             teacher outputs, shared between jobs
-    tmp/                               staging on the same file system, so that a rename is atomic
+files/<file id>                    an uploaded data set
+runs/<job id>/a<attempt>/          what one attempt writes: checkpoints, phase outputs, the packaged result
+reports/<job id>/a<attempt>/       the reports of a published attempt; they outlive its work folder
+artifacts/<digest>/                a model: files + MANIFEST.json, content-addressed, immutable
+cache/                             teacher outputs, shared between jobs
+tmp/                               staging on the same file system, so that a rename is atomic
 """
 
 import os
@@ -21,9 +21,12 @@ from app.domain.errors import InvalidRequest
 
 def safe_join(root: Path, *parts: str) -> Path:
     """`root/parts…`, or an error when the result would leave `root`."""
+    outside = InvalidRequest("That name points outside the store.")
+    if any("\0" in p or "\\" in p for p in parts):
+        raise outside
     path = root.joinpath(*parts).resolve()
-    if any("\0" in p or "\\" in p for p in parts) or not path.is_relative_to(root.resolve()) or path == root.resolve():
-        raise InvalidRequest("That name points outside the store.")
+    if not path.is_relative_to(root.resolve()) or path == root.resolve():
+        raise outside
     return path
 
 
