@@ -30,13 +30,13 @@ def discover(room: str) -> dict[str, Any]:
         if info.name == "base":
             continue
         module = importlib.import_module(f"worker.{room}.{info.name}")
-        members: list[Any] = list(vars(module).values())
-        for cls in members:
-            if not inspect.isclass(cls) or cls.__module__ != module.__name__ or not isinstance(getattr(cls, "name", None), str):
+        for cls in vars(module).values():
+            name = getattr(cls, "name", None)
+            if not inspect.isclass(cls) or cls.__module__ != module.__name__ or not isinstance(name, str):
                 continue
-            if cls.name in found:
-                raise RuntimeError(f"worker/{room}: '{cls.name}' is defined by {found[cls.name].__module__} and {cls.__module__}")
-            found[cls.name] = cls
+            if name in found:
+                raise RuntimeError(f"worker/{room}: '{name}' is defined by {found[name].__module__} and {cls.__module__}")
+            found[name] = cls
     return found
 
 
