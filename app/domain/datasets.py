@@ -130,9 +130,8 @@ class _Column:
             lines = self.type_lines.setdefault(kind, [])
             if len(lines) < SHOWN:
                 lines.append(line)
-            if kind is not int and kind is not bool:
-                self.values = None
-            self._count(value)
+            if kind is int or kind is bool:
+                self._count(value)
             return 0
         length = len(value)
         self.characters += length

@@ -91,7 +91,8 @@ def local_folder(models_dir: Path | None, name: str, param: str) -> Path:
     """A folder directly under the operator's models folder, by its plain name; never a path."""
     if models_dir is None:
         raise ModelNotAllowed("This installation has no folder of local models.", param=param, hint="Set RETORT_MODELS_DIR.")
-    if "/" in name or "\\" in name or name.startswith(".") or len(name.encode()) > 255:
+    path_like = "/" in name or "\\" in name or name.startswith(".") or not name.isprintable()
+    if path_like or len(name.encode()) > 255:
         raise ModelNotAllowed(f"'{name[:80]}' is not the name of a folder.", param=param, hint="Give the folder's plain name.")
     folder = safe_join(models_dir, name)
     if not folder.is_dir():
