@@ -2,14 +2,17 @@
 
 import difflib
 import json
+import math
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
 import jsonschema
+from pydantic import ValidationError
 
 from app.domain.errors import InvalidRequest, UnknownParameter, UnsupportedMethod
+from app.domain.schedule import Schedule
 from app.domain.spec import JobSpec
 
 
@@ -73,6 +76,8 @@ def check_student(spec: JobSpec, teacher: TeacherShape) -> None:
         raise InvalidRequest(
             f"student.layers is {layers}, but the teacher has {depth} layers.", param="student.layers", hint=f"Choose 1 to {depth}."
         )
+    if isinstance(layers, list) and layers != sorted(set(layers)):
+        raise InvalidRequest("student.layers must rise, each layer once.", param="student.layers", hint="Such as [0, 2, 5].")
     if isinstance(layers, list) and (bad := [n for n in layers if n >= depth]):
         raise InvalidRequest(
             f"The teacher has no layer {bad[0]}; it has {depth}, counted from 0.",
@@ -140,6 +145,28 @@ def _block(room: str, key: str, name: str, params: dict[str, Any], where: str) -
                 )
         else:
             yield InvalidRequest(f"{path}: {_reason(error)}.", param=path, hint=_expectation(error))
+    if validator.is_valid(params):
+        yield from _schedules(schema, params, where)
+
+
+def _schedules(schema: dict[str, Any], params: dict[str, Any], where: str) -> Iterator[InvalidRequest]:
+    """What a JSON Schema cannot say of a schedule: that its fields fit together, and the range of all its values."""
+    for name, value in params.items():
+        described = schema["properties"].get(name, {})
+        if {"$ref": "#/$defs/Schedule"} not in described.get("anyOf", []):
+            continue
+        hint = described.get("description", "")
+        try:
+            schedule = Schedule(start=value) if isinstance(value, int | float) else Schedule.model_validate(value)
+        except ValidationError as error:
+            said = str(error.errors()[0]["msg"]).removeprefix("Value error, ")
+            yield InvalidRequest(f"{where}.{name}: {said}.", param=f"{where}.{name}", hint=hint)
+            continue
+        low, high = described.get("x-range", (-math.inf, math.inf))
+        least, most = schedule.bounds
+        if not low <= least <= most <= high:
+            message = f"{where}.{name} must stay within {low:g} and {high:g}; this one reaches {least:g} and {most:g}."
+            yield InvalidRequest(message, param=f"{where}.{name}", hint=hint)
 
 
 def _reason(error: jsonschema.ValidationError) -> str:

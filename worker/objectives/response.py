@@ -26,6 +26,7 @@ class Response(Objective):
             default=2.0,
             validate_default=True,
             description="Softmax temperature, dimensionless; a number or a schedule, 0.05 to 100.",
+            json_schema_extra={"x-range": [0.05, 100.0]},
         )
 
         @field_validator("temperature")
