@@ -11,7 +11,8 @@ Every error is `application/problem+json`:
 ```json
 {
   "type": "…", "title": "…", "status": 400, "detail": "…", "instance": "/v1/…", "request_id": "req_…",
-  "error": {"message": "what was wrong", "type": "invalid_request_error", "code": "invalid_parameter", "param": "student.layers", "hint": "what to do next", "details": []}
+  "error": {"code": "invalid_parameter", "type": "invalid_request_error", "param": "student.layers",
+            "message": "what was wrong", "hint": "what to do next", "details": []}
 }
 ```
 
