@@ -4,9 +4,9 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
-from app.domain.schedule import Scheduled
+from app.domain.schedule import Schedule, Scheduled, in_range
 
 ModelName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 FileId = Annotated[str, StringConstraints(pattern=r"^file-[0-9A-HJKMNP-TV-Z]{26}$")]
@@ -54,7 +54,9 @@ class Data(_Block):
     training_file: FileId
     validation_file: FileId | None = None
     validation_split: float = Field(default=0.1, gt=0, lt=0.9)
-    test_file: FileId | None = Field(default=None, description="Rows for the report; never trained or selected on. Default: the validation rows.")
+    test_file: FileId | None = Field(
+        default=None, description="Rows for the report; never trained or selected on. Default: the validation rows."
+    )
     text: Column = "text"
     label: Column = "label"
     on_bad_row: Literal["fail", "skip"] = "fail"
@@ -65,6 +67,11 @@ class Data(_Block):
 class Objective(_PluginBlock):
     type: str
     weight: Scheduled = Field(default=1.0, validate_default=True)
+
+    @field_validator("weight")
+    @classmethod
+    def _pulls_towards(cls, value: Schedule) -> Schedule:
+        return in_range(value, 0, 1e6, "weight")
 
 
 class EarlyStopping(_Block):

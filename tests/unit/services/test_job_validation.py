@@ -131,10 +131,16 @@ def test_stages_with_unknown_objectives(service: JobService, body: Body) -> None
     error = fault(service, staged)
     assert error["param"] == "stages[0].objectives[0].type"
     assert "response" in error["hint"]
-    stage["objectives"] = [{"type": "response", "temperature": "hot"}]
-    assert fault(service, staged)["param"].startswith("stages[0].objectives[0]")
-    stage["objectives"] = [{"type": "response", "weight": "much"}]
-    assert fault(service, staged)["param"] == "stages[0].objectives[0].weight"
+    for name, value in (
+        ("temperature", "hot"),
+        ("temperature", -1),
+        ("temperature", {"schedule": "linear", "start": 4}),
+        ("temperature", {"schedule": "cosine", "start": 8, "end": 0}),
+        ("weight", "much"),
+        ("weight", -0.5),
+    ):
+        stage["objectives"] = [{"type": "response", name: value}]
+        assert fault(service, staged)["param"] == f"stages[0].objectives[0].{name}"
     both = changed(body, "stages", [{"name": "one", "objectives": [{"type": "response"}]}])
     assert "both" in fault(service, both)["message"]
 
