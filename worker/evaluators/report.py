@@ -160,12 +160,21 @@ def _plan(report: dict[str, Any]) -> list[str]:
         f"- teacher: `{plan['teacher']['source']}:{plan['teacher']['model']}`",
         f"- student: {_pairs(plan['student'])}",
     ]
-    if layers := report["training"].get("layer_map"):
-        lines.append(f"- layer map (student ← teacher): {layers}")
+    made = report["training"].get("student", {})
+    if layers := made.get("layer_map"):
+        chosen = ", ".join(f"{student} ← {teacher}" for student, teacher in layers.items())
+        lines.append(f"- layers, student ← teacher: {chosen}")
+    widths = [name for name in ("hidden_size", "intermediate_size", "attention_heads") if name in made]
+    lines += ["- {}: {} → {}".format(name.replace("_", " "), *made[name]) for name in widths]
+    taught = {stage["name"]: stage for stage in report["training"].get("stages", [])}
     for stage in plan.get("stages") or []:
         objectives = " + ".join(o["type"] for o in stage["objectives"])
         rate = f"{stage['epochs']} epochs, learning rate {stage['learning_rate']:g}, batch {stage['batch_size']}"
-        lines.append(f"- stage `{stage['name']}`: {objectives}; {rate}")
+        done = taught.get(stage["name"])
+        lines.append(
+            f"- stage `{stage['name']}`: {objectives}; {rate}"
+            + (f"; {done['steps']:,} steps, {done['seconds']:.0f} s" if done else "")
+        )
     if not plan.get("stages") and plan.get("recipe"):
         lines.append(f"- recipe: {_pairs(plan['recipe']) if isinstance(plan['recipe'], dict) else plan['recipe']}")
     return [*lines, f"- quantization: {_pairs(plan['quantization'])}"]

@@ -116,7 +116,7 @@ def _write_result(context: Context, digest: str, report: dict[str, Any], data: d
         "reports": ["evaluation/report.json", "evaluation/report.md"],
         "summary": report["summary"],
         "params": report["models"]["student"]["params"],
-        "usage": {"training_steps": report["training"].get("steps"), "rows": data["counts"]},
+        "usage": {"training_steps": sum(s["steps"] for s in report["training"].get("stages", [])), "rows": data["counts"]},
         "provenance": {
             "seed": context.spec.seed,
             "teacher": context.spec.teacher.model_dump(mode="json", exclude={"finetune"}),

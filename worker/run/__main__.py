@@ -14,7 +14,16 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from app.domain.errors import DatasetInvalid, DiskFull, DomainError, InvalidRequest, LossDiverged, OutOfMemory, SilentObjective
+from app.domain.errors import (
+    DatasetInvalid,
+    DiskFull,
+    DomainError,
+    ExportMismatch,
+    InvalidRequest,
+    LossDiverged,
+    OutOfMemory,
+    SilentObjective,
+)
 from app.domain.spec import JobSpec
 from app.domain.states import Phase
 from worker.phases.base import Context, StopRequested
@@ -103,7 +112,7 @@ def _explain(error: BaseException, phase: str) -> tuple[int, protocol.FailedEven
         return exitcodes.DISK_FULL, _failed(full, phase)
     if isinstance(error, DatasetInvalid):
         return exitcodes.BAD_DATA, _failed(error, phase)
-    if isinstance(error, LossDiverged | SilentObjective):
+    if isinstance(error, LossDiverged | SilentObjective | ExportMismatch):  # the same again next time
         return exitcodes.DIVERGED, _failed(error, phase)
     if isinstance(error, InvalidRequest):
         return exitcodes.BAD_SPEC, _failed(error, phase)
