@@ -26,6 +26,11 @@ def rows() -> dict[str, list[dict[str, str]]]:
     return {split: _load(split) for split in SPLITS}
 
 
+@pytest.fixture(scope="module")
+def unlabelled() -> list[dict[str, str]]:
+    return _load("unlabelled")
+
+
 def _folded(text: str) -> str:
     """Text without case, punctuation and extra space."""
     return " ".join(re.findall(r"[^\W_]+", re.sub(r"['\u2019]", "", text.casefold())))
@@ -77,26 +82,38 @@ def test_format(rows, split):
         assert re.fullmatch(r"[a-z]+(_[a-z]+)*", row["label"])
 
 
-def test_no_duplicates(rows):
-    seen = Counter(_folded(row["text"]) for part in rows.values() for row in part)
+def test_unlabelled_count_and_format(unlabelled):
+    assert len(unlabelled) >= 1500
+    for row in unlabelled:
+        assert set(row) == {"text"}
+        assert isinstance(row["text"], str)
+        assert row["text"] == row["text"].strip()
+        assert _folded(row["text"])
+        assert "\n" not in row["text"]
+        assert len(row["text"].split()) <= 35
+
+
+def test_no_duplicates(rows, unlabelled):
+    seen = Counter(_folded(row["text"]) for part in (*rows.values(), unlabelled) for row in part)
     assert [text for text, count in seen.items() if count > 1] == []
 
 
+@pytest.mark.parametrize("other", ["train", "unlabelled"])
 @pytest.mark.parametrize("tokens", [_words, _char_4grams], ids=["words", "char_4grams"])
-def test_no_near_duplicates_across_splits(rows, tokens):
-    sides = {split: [tokens(row["text"]) for row in part] for split, part in rows.items()}
-    assert all(sides["train"])
-    assert all(sides["test"])
-    similarity = _jaccard(sides["test"], sides["train"])
-    offenders = [
-        (rows["test"][i]["text"], rows["train"][j]["text"], float(similarity[i, j]))
-        for i, j in np.argwhere(similarity >= MAX_SIMILARITY)
-    ]
+def test_no_near_duplicates_of_test_messages(rows, unlabelled, tokens, other):
+    test_texts = [row["text"] for row in rows["test"]]
+    other_texts = [row["text"] for row in {**rows, "unlabelled": unlabelled}[other]]
+    test_sets, other_sets = [tokens(text) for text in test_texts], [tokens(text) for text in other_texts]
+    assert all(test_sets)
+    assert all(other_sets)
+    similarity = _jaccard(test_sets, other_sets)
+    offenders = [(test_texts[i], other_texts[j], float(similarity[i, j])) for i, j in np.argwhere(similarity >= MAX_SIMILARITY)]
     assert offenders == []
 
 
-def test_readme_states_the_counts(rows):
+def test_readme_states_the_counts(rows, unlabelled):
     readme = (DATA / "README.md").read_text(encoding="utf-8")
     stated = {label: (int(train), int(test)) for label, train, test in re.findall(r"\| `(\w+)` \|.*\| (\d+) \| (\d+) \|", readme)}
     labels = {split: Counter(row["label"] for row in part) for split, part in rows.items()}
     assert stated == {name: (n, labels["test"][name]) for name, n in labels["train"].items()}
+    assert f"`unlabelled.jsonl`\n({len(unlabelled):,} messages)" in readme

@@ -233,14 +233,18 @@ class _Fit:
         if not len(labelled):
             return False
         logits_NC = predict(self.model, labelled, self.place.device, self.vocabulary.remap)
-        score = float((logits_NC.argmax(-1) == torch.tensor(labelled.labels)).float().mean())
-        self.state.scores.append(round(score, 6))
-        self.place.on_metrics(self.state.step, {"validation_accuracy": score})
+        labels_N = torch.tensor(labelled.labels)
+        score = round(float((logits_NC.argmax(-1) == labels_N).float().mean()), 6)
+        loss = float(nn.functional.cross_entropy(logits_NC, labels_N))
+        self.state.scores.append(score)
+        self.place.on_metrics(self.state.step, {"validation_accuracy": score, "validation_loss": loss})
         if self.plan.patience is None:
             self.state.best_score = score
             return False
-        if self.state.best_score is None or score > self.state.best_score:
-            self.state.best_score, self.state.best_step, self.state.stale_epochs = score, self.state.step, 0
+        known, lowest = self.state.best_score, self.state.best_loss
+        if known is None or lowest is None or (score, -loss) > (known, -lowest):
+            self.state.best_score, self.state.best_loss, self.state.stale_epochs = score, loss, 0
+            self.state.best_step = self.state.step
             self.best = checkpoint.snapshot(self.model)
         else:
             self.state.stale_epochs += 1

@@ -1,0 +1,236 @@
+"""The loop on a real two-layer model: exact accumulation, exact vocabulary, exact resume, and no update on nonsense."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import AutoTokenizer, BertForSequenceClassification, PreTrainedModel
+
+from app.domain.errors import LossDiverged, SilentObjective
+from app.domain.schedule import Schedule
+from tests.fixtures.tiny import make_rows, make_tiny_teacher
+from worker.objectives.base import DenseLogits, Objective, StudentOutput
+from worker.objectives.hard_label import HardLabel
+from worker.objectives.response import Response
+from worker.phases.base import StopRequested
+from worker.predict import predict
+from worker.rows import Rows, order, tokenize
+from worker.training.determinism import seed_everything
+from worker.training.loop import Place, Plan, fit
+from worker.training.vocabulary import CompactVocabulary
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_teacher(tmp_path_factory.mktemp("tiny") / "teacher")
+
+
+@pytest.fixture(scope="module")
+def rows(folder: Path) -> Rows:
+    made = make_rows(folder.parent / "rows.jsonl", 60, seed=4)
+    names = sorted({str(r["label"]) for r in made})
+    records = [{"id": i, "text": r["text"], "label": names.index(str(r["label"]))} for i, r in enumerate(made)]
+    return tokenize(records, AutoTokenizer.from_pretrained(folder), 24)
+
+
+def model(folder: Path, dropout: float = 0.0) -> PreTrainedModel:
+    torch.manual_seed(0)
+    made: PreTrainedModel = BertForSequenceClassification.from_pretrained(
+        folder, num_labels=5, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout
+    )
+    return made
+
+
+def place(folder: Path, **changes: Any) -> Place:
+    def nothing(*_: object) -> None:
+        return None
+
+    base = Place(folder, [], "sha256:x", torch.device("cpu"), "no", nothing, nothing, nothing, nothing)
+    return replace(base, **changes)
+
+
+PLAN = Plan("s", [(HardLabel(), Schedule(start=1.0))], epochs=2, learning_rate=1e-3, batch_size=12, seed=5)
+
+
+def weights(m: PreTrainedModel) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in m.state_dict().items()}
+
+
+def test_the_order_of_rows_is_a_function_of_seed_and_epoch(rows: Rows) -> None:
+    assert order(rows, 8, 1, 0) == order(rows, 8, 1, 0)
+    assert order(rows, 8, 1, 0) != order(rows, 8, 1, 1) != order(rows, 8, 2, 1)
+    assert sorted(i for batch in order(rows, 8, 1, 3) for i in batch) == list(range(len(rows)))
+
+
+@pytest.mark.parametrize("cut", [{"gradient_accumulation": 2}, {"divisor": 2}, {"divisor": 5}])
+def test_how_a_window_is_cut_changes_no_gradient(folder: Path, rows: Rows, tmp_path: Path, cut: dict[str, int]) -> None:
+    """One step over all rows equals one step over the same rows in pieces, though half of them have no label."""
+    mixed = Rows(rows.ids, rows.tokens, [y if i % 2 else -100 for i, y in enumerate(rows.labels)], rows.pad_id)
+    teacher_NC = torch.randn(60, 5, generator=torch.Generator().manual_seed(1))
+    objectives = [(Response(temperature=2.0), Schedule(start=0.7)), (HardLabel(), Schedule(start=0.3))]
+    plan = replace(PLAN, objectives=objectives, epochs=1, batch_size=60, warmup_ratio=0.0, max_steps=1)
+    seen: list[dict[str, float]] = []
+
+    def first_step(plan: Plan, divisor: int = 1) -> dict[str, float]:
+        where = place(tmp_path / str(len(seen)), micro_batch_divisor=divisor, on_metrics=lambda _, v: seen.append(v))
+        fit(model(folder), plan, mixed, mixed.only([]), teacher_NC, where)
+        return seen[-1]
+
+    whole = first_step(plan)
+    divisor = cut.get("divisor", 1)
+    cut_plan = replace(plan, batch_size=30, gradient_accumulation=2) if "gradient_accumulation" in cut else plan
+    pieces = first_step(cut_plan, divisor)
+    for name in ("loss", "grad_norm", "response/loss", "hard_label/loss"):
+        assert pieces[name] == pytest.approx(whole[name], rel=2e-5), name
+
+
+def test_a_compact_vocabulary_changes_nothing(folder: Path, rows: Rows) -> None:
+    """Same losses and, on the rows in use, the same table as training the full one; the others stay put."""
+
+    def trained(compact: bool) -> tuple[list[float], PreTrainedModel]:
+        m = model(folder)
+        vocabulary = CompactVocabulary(m, rows.used_tokens() | {rows.pad_id}) if compact else None
+        optimizer = torch.optim.AdamW(m.parameters(), lr=1e-2, weight_decay=0.0)
+        losses = []
+        for _ in range(5):
+            longest = max(len(t) for t in rows.tokens)
+            ids = torch.tensor([t + [rows.pad_id] * (longest - len(t)) for t in rows.tokens])
+            mask = torch.tensor([[1] * len(t) + [0] * (longest - len(t)) for t in rows.tokens])
+            inputs = vocabulary.remap(ids) if vocabulary else ids
+            loss = m(input_ids=inputs, attention_mask=mask, labels=torch.tensor(rows.labels)).loss
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(float(loss.detach()))
+        if vocabulary:
+            vocabulary.restore()
+        return losses, m
+
+    (full_losses, full), (losses, compact) = trained(False), trained(True)
+    assert losses == pytest.approx(full_losses, rel=1e-6)
+    torch.testing.assert_close(compact.state_dict(), full.state_dict(), rtol=1e-4, atol=1e-6)
+    untouched = sorted(set(range(full.config.vocab_size)) - rows.used_tokens() - {rows.pad_id})
+    assert len(untouched) > 20
+    original = model(folder).get_input_embeddings()
+    assert isinstance(original, nn.Embedding)
+    torch.testing.assert_close(compact.get_input_embeddings().weight[untouched], original.weight[untouched], rtol=0, atol=0)
+
+
+def test_an_unannounced_token_is_named(folder: Path) -> None:
+    with pytest.raises(KeyError, match="token 9"):
+        CompactVocabulary(model(folder), {1, 2}).remap(torch.tensor([[1, 9]]))
+
+
+@pytest.mark.parametrize("stop_at", [1, 5, 7])
+def test_stop_and_resume_give_the_same_bits(folder: Path, rows: Rows, tmp_path: Path, stop_at: int) -> None:
+    plan = replace(PLAN, epochs=3, patience=5)
+    seed_everything(1, True)
+    undisturbed = model(folder, dropout=0.1)
+    seed_everything(2, True)
+    outcome = fit(undisturbed, plan, rows, rows, None, place(tmp_path / "a"))
+
+    calls = 0
+
+    def stop() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == stop_at + 1:
+            raise StopRequested(checkpoint=True)
+
+    resumed = model(folder, dropout=0.1)
+    seed_everything(2, True)
+    with pytest.raises(StopRequested):
+        fit(resumed, plan, rows, rows, None, place(tmp_path / "b", stop=stop))
+    again = model(folder, dropout=0.1)
+    seed_everything(99, True)  # the random state comes from the checkpoint, not from here
+    second = fit(again, plan, rows, rows, None, place(tmp_path / "c", earlier=[tmp_path / "b"]))
+    assert second.steps == outcome.steps == 15
+    assert second.final_loss == outcome.final_loss
+    assert second.scores == outcome.scores
+    for name, value in weights(undisturbed).items():
+        assert torch.equal(value, again.state_dict()[name]), name
+
+
+def test_a_damaged_checkpoint_is_passed_over(folder: Path, rows: Rows, tmp_path: Path) -> None:
+    want = model(folder)
+    fit(want, PLAN, rows, rows, None, place(tmp_path / "a", every_steps=3))
+    newest = sorted((tmp_path / "a").glob("step-*"))[-1]
+    (newest / "model.safetensors").write_bytes(b"\0" * 100)
+    got = model(folder)
+    fit(got, PLAN, rows, rows, None, place(tmp_path / "b", earlier=[tmp_path / "a"]))
+    for name, value in weights(want).items():
+        assert torch.equal(value, got.state_dict()[name]), name
+
+
+class Poison(Objective):
+    """Turns NaN at a chosen call."""
+
+    name = "poison"
+    needs = frozenset({"labels"})
+    calls = 0
+
+    def __call__(self, student: StudentOutput, teacher: DenseLogits | None, labels_B: Tensor, x: float) -> Tensor:
+        Poison.calls += 1
+        return student.logits_BC.sum() * (float("nan") if Poison.calls == 3 else 1.0)
+
+
+class Mute(Objective):
+    """Has a value but no gradient."""
+
+    name = "mute"
+    needs = frozenset({"labels"})
+
+    def __call__(self, student: StudentOutput, teacher: DenseLogits | None, labels_B: Tensor, x: float) -> Tensor:
+        return student.logits_BC.sum() * 0.0 + 1.0
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_update(folder: Path, rows: Rows, tmp_path: Path) -> None:
+    Poison.calls = 0
+    m = model(folder)
+    plan = replace(PLAN, objectives=[(Poison(), Schedule(start=1.0))], warmup_ratio=0.0)
+    with pytest.raises(LossDiverged, match="step 2"):
+        fit(m, plan, rows, rows, None, place(tmp_path / "x", every_steps=1))
+    last = sorted((tmp_path / "x").glob("step-*"))[-1]
+    assert last.name == "step-000002"
+    assert all(bool(value.isfinite().all()) for value in m.state_dict().values())
+
+
+def test_a_weighted_objective_without_gradient_is_refused(folder: Path, rows: Rows, tmp_path: Path) -> None:
+    plan = replace(PLAN, objectives=[(HardLabel(), Schedule(start=1.0)), (Mute(), Schedule(start=0.5))])
+    with pytest.raises(SilentObjective, match=r"'mute' has weight 0\.5"):
+        fit(model(folder), plan, rows, rows, None, place(tmp_path / "x"))
+
+
+def test_head_only_leaves_the_encoder_alone(folder: Path, rows: Rows, tmp_path: Path) -> None:
+    before, m = weights(model(folder)), model(folder)
+    fit(m, replace(PLAN, train="head"), rows, rows, None, place(tmp_path / "x"))
+    changed = {name for name, value in weights(m).items() if not torch.equal(value, before[name])}
+    assert changed == {"classifier.weight", "classifier.bias", "bert.pooler.dense.weight", "bert.pooler.dense.bias"}
+
+
+def test_early_stopping_keeps_the_best_weights(folder: Path, rows: Rows, tmp_path: Path) -> None:
+    """Against labels that are all wrong, learning makes every epoch worse than an early one."""
+    m = model(folder)
+    wrong = Rows(rows.ids, rows.tokens, [(y + 1) % 5 for y in rows.labels], rows.pad_id)
+    outcome = fit(m, replace(PLAN, epochs=40, learning_rate=3e-3, patience=2), rows, wrong, None, place(tmp_path / "x"))
+    assert outcome.best_score == max(outcome.scores)
+    assert len(outcome.scores) < 40
+    assert outcome.best_score in outcome.scores[:-2]
+    answered = predict(m, wrong, torch.device("cpu")).argmax(-1)
+    assert float((answered == torch.tensor(wrong.labels)).float().mean()) == pytest.approx(outcome.best_score, abs=1e-6)
+
+
+def test_schedules_are_logged_every_step(folder: Path, rows: Rows, tmp_path: Path) -> None:
+    seen: dict[int, dict[str, float]] = {}
+    cooling = Response(temperature={"schedule": "linear", "start": 8, "end": 1})
+    fading = Schedule(schedule="linear", start=1.0, end=0.0)
+    plan = replace(PLAN, objectives=[(cooling, fading), (HardLabel(), Schedule(start=0.5))])
+    fit(model(folder), plan, rows, rows, torch.randn(60, 5), place(tmp_path / "x", on_metrics=lambda s, v: seen.setdefault(s, v)))
+    steps = [s for s, v in sorted(seen.items()) if "response/temperature" in v]
+    assert steps == list(range(1, 11))
+    assert [seen[s]["response/temperature"] for s in (1, 6)] == pytest.approx([8.0, 8.0 - 7 * 0.5])
+    assert [seen[s]["response/weight"] for s in (1, 6)] == pytest.approx([1.0, 0.5])
+    assert all(seen[s]["grad_norm"] > 0 for s in steps)
