@@ -27,13 +27,13 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny_teacher(tmp_path_factory.mktemp("tiny") / "teacher")
 
 
-def child(tmp_path: Path, teacher: Path, rows: list[dict[str, Any]] | None = None, **changes: Any) -> RunChild:
+def child(tmp_path: Path, folder: Path, rows: list[dict[str, Any]] | None = None, **changes: Any) -> RunChild:
     path = tmp_path / "train.jsonl"
     if rows is None:
         make_rows(path, 100, seed=1)
     else:
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return RunChild(tmp_path / "run", {**SPEC, **changes}, teacher, {"training": path})
+    return RunChild(tmp_path / "run", {**SPEC, **changes}, folder, {"training": path})
 
 
 def failure(result: Result) -> Any:
@@ -51,13 +51,7 @@ def test_six_phases_and_a_package(tmp_path: Path, teacher: Path) -> None:
     assert percents[-1] == 100
     steps = [e for e in result.of("metrics") if e.stage == "response" and "loss" in e.values]
     assert len(steps) == 12
-    assert set(steps[0].values) >= {
-        "response/loss",
-        "response/temperature",
-        "response/grad_norm",
-        "hard_label/loss",
-        "learning_rate",
-    }
+    assert {"response/loss", "response/temperature", "response/grad_norm", "hard_label/loss"} <= set(steps[0].values)
     assert (result.workdir / result.of("done")[0].model_dir / "retort.json").exists()
 
 
@@ -137,4 +131,4 @@ def test_an_unlabelled_row_teaches_through_the_teacher_only(tmp_path: Path, teac
     assert result.code == exitcodes.DONE, result.log
     counts = json.loads((result.workdir / "prepared" / "data.json").read_text())
     assert counts["unlabelled"] == 40
-    assert counts["counts"] == {"train": 112, "validation": 8, "test": 8}
+    assert counts["counts"] == {"train": 110, "validation": 10, "test": 10}
