@@ -234,6 +234,9 @@ class _Profile:
             self._lengths[place] = length
 
     def _check(self, line: int, row: Row) -> None:
+        value, name = row.get(_TEXT), row.get(_LABEL)
+        if type(value) is str and type(name) is str and value and name and not value.isspace() and not name.isspace():
+            return  # as nearly every row is
         text, label = _check_text(line, row, _TEXT), _check_label(line, row, _LABEL)
         if text or label:
             self.bad_text += text is not None
