@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from app.domain.db import Sessions, reading, transaction
-from app.domain.errors import AuthenticationError, DomainError, ExpiredAPIKey, InvalidRequest
+from app.domain.errors import AuthenticationError, ExpiredAPIKey, InvalidRequest
 from app.domain.models import ApiKey
 from app.domain.repositories.keys import Keys
 from app.domain.repositories.projects import DEFAULT, Projects
@@ -172,29 +172,15 @@ def ensure_bootstrap(sessions: Sessions, settings: Installation) -> str | None:
             hint="`retort up` makes one when none is set.",
         )
     made = None
-    try:
-        with transaction(sessions) as session:
-            projects, keys = Projects(session), Keys(session)
-            project = projects.by_name(DEFAULT) or projects.add(DEFAULT)
-            if not given and not keys.page(project.id, 1, None, None, "desc")[0]:
-                given = made = generate()
-            if given and keys.by_digest(digest(given, pepper)) is None:
-                keys.add(project.id, name="bootstrap", prefix=given[:_SHOWN], digest=digest(given, pepper), scopes=["admin"])
-    except DomainError:
-        raise
-    except Exception:
-        if not _is_there(sessions, given, pepper):  # else another process was first
-            raise
-        made = None
+    with transaction(sessions) as session:
+        project, keys = Projects(session).ensure(DEFAULT), Keys(session)
+        if not given and not keys.page(project.id, 1, None, None, "desc")[0]:
+            given = made = generate()
+        if given and keys.by_digest(digest(given, pepper)) is None:
+            keys.add(project.id, name="bootstrap", prefix=given[:_SHOWN], digest=digest(given, pepper), scopes=["admin"])
     if made is not None:
         _keep(settings.data_dir / "key", made)
     return made
-
-
-def _is_there(sessions: Sessions, key: str, pepper: bytes) -> bool:
-    with reading(sessions) as session:
-        project = Projects(session).by_name(DEFAULT)
-        return project is not None and (not key or Keys(session).by_digest(digest(key, pepper)) is not None)
 
 
 def _keep(path: Path, key: str) -> None:

@@ -1,6 +1,7 @@
 """Projects: the tenants."""
 
 from sqlalchemy import select
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from app.domain import ids
@@ -32,6 +33,14 @@ class Projects:
         self.session.add(project)
         self.session.flush()
         return project
+
+    def ensure(self, name: str) -> Project:
+        """The project of that name, made when it is missing, its row held until the transaction ends: processes that
+        start together do what follows one after the other."""
+        insert = postgresql.insert if self.session.get_bind().dialect.name == "postgresql" else sqlite.insert
+        values = {"id": ids.new_id(ids.PROJECT), "name": name, "created_at": clock(self.session)}
+        self.session.execute(insert(Project).values(**values).on_conflict_do_nothing())
+        return self.session.scalars(select(Project).where(Project.name == name).with_for_update()).one()
 
     def page(self, limit: int, after: str | None, before: str | None, order: Order) -> tuple[list[Project], bool]:
         return fetch_page(self.session, select(Project), Project.id, limit, after, before, order)
