@@ -1,5 +1,6 @@
 """The control plane: `uvicorn app.main:app`. No torch, no numpy, nothing of the worker."""
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,6 +15,7 @@ from app.domain.storage import BlobStore
 from app.services import keys
 from app.settings import Settings, get_settings
 
+log = logging.getLogger(__name__)
 ROUTERS = (health, files, distillation, job_events, registry, catalog, api_keys, projects, system)
 
 
@@ -23,7 +25,8 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        keys.ensure_bootstrap(sessions, settings)
+        if keys.ensure_bootstrap(sessions, settings):
+            log.warning("No API key existed: a first admin key was made and kept in %s", settings.data_dir / "key")
         try:
             yield
         finally:
