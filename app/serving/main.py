@@ -25,9 +25,8 @@ def mount(app: FastAPI, settings: Settings) -> AbstractAsyncContextManager[None]
     """Add the inference routes to `app`; the plane lives while the returned context is open."""
     app.include_router(router.router)
     app.include_router(models_router.router)
-    if any(getattr(route, "path", None) == "/readyz" for route in app.routes):
-        # Beside a control plane, whose own answer knows nothing of models: ours, which includes it, comes first.
-        app.router.routes.insert(0, APIRoute("/readyz", readyz, include_in_schema=False))
+    # A control plane's own answer knows nothing of models: ours, which includes what it checks, comes first.
+    app.router.routes.insert(0, APIRoute("/readyz", readyz, include_in_schema=False))
     return _running(app, settings)
 
 

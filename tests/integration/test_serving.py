@@ -9,7 +9,7 @@ import httpx
 import numpy as np
 import openai
 import pytest
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.testclient import TestClient
 
 from app.api import problems
@@ -301,7 +301,9 @@ def test_beside_a_control_plane_it_shares_health_and_metrics(settings: Settings,
     app = FastAPI()
     app.state.settings, app.state.sessions, app.state.blobs = settings, sessions, blobs
     problems.install(app)
-    app.get("/readyz")(lambda: {"status": "ready", "checks": {}})
+    control = APIRouter()
+    control.get("/readyz")(lambda: {"status": "ready", "checks": {}})
+    app.include_router(control)
     plane = mount(app, settings)
 
     @contextlib.asynccontextmanager

@@ -125,42 +125,48 @@ def test_a_burst_of_200_clients_is_answered_or_refused_early(settings: Settings,
         assert serve.classify("support", TEXT).status_code == 200
 
 
-def test_clients_that_hang_up_leave_no_work_and_no_garbage(serve: Endpoint) -> None:
-    serve.classify("support", "ok")
-    backend = serve.backend()
-    real, gate, ran = backend.forward, threading.Event(), []
+def test_clients_that_hang_up_leave_no_work_and_no_garbage(settings: Settings, sessions: Sessions, blobs: BlobStore) -> None:
+    publish(sessions, blobs, PROJECT, "support")
+    one_lane = settings.model_copy(update={"serve_threads": 1})  # a second, idle one would run the rows at once
+    with endpoint(one_lane, key_for(sessions, settings, PROJECT)) as serve:
+        serve.classify("support", "ok")
+        backend = serve.backend()
+        real, gate, ran = backend.forward, threading.Event(), []
 
-    def held(rows: Any) -> Any:
-        ran.extend(len(row) for row in rows)
-        gate.wait(20)
-        return real(rows)
+        def held(rows: Any) -> Any:
+            ran.extend(len(row) for row in rows)
+            gate.wait(60)
+            return real(rows)
 
-    backend.forward = held
-    blockers = [threading.Thread(target=serve.classify, args=("support", f"ok {word}")) for word in ("one", "two", "three", "four")]
-    for thread in blockers:
-        thread.start()
-    serve.until(lambda: bool(ran))
-    time.sleep(0.2)
-    (served,) = serve.plane.pool.all()
-    held_rows = served.batcher.backlog
+        backend.forward = held
+        blockers = [
+            threading.Thread(target=serve.classify, args=("support", f"ok {word}")) for word in ("one", "two", "three", "four")
+        ]
+        for thread in blockers:
+            thread.start()
+        (served,) = serve.plane.pool.all()
+        held_rows = len(blockers)
+        serve.until(lambda: bool(ran) and served.batcher.backlog == held_rows)
 
-    body = json.dumps({"model": "support", "input": [" ".join(WORDS[:17]) + f" {n}" for n in range(3)], "cache": False}).encode()
-    head = f"POST /v1/classify HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {serve.key}\r\nContent-Length: {len(body)}\r\n\r\n"
-    sockets = []
-    for _ in range(20):
-        s = socket.create_connection(("127.0.0.1", serve.port))
-        s.sendall(head.encode() + body)
-        sockets.append(s)
-    serve.until(lambda: served.batcher.backlog == held_rows + 60)
-    for s in sockets:
-        s.close()
-    serve.until(lambda: served.batcher.backlog == held_rows)
-    gate.set()
-    for thread in blockers:
-        thread.join()
-    serve.until(serve.idle)
-    assert 17 + 3 not in ran  # their length: no abandoned row reached the model
-    assert len(served.batcher._pending) == 0
+        body = json.dumps(
+            {"model": "support", "input": [" ".join(WORDS[:17]) + f" {n}" for n in range(3)], "cache": False}
+        ).encode()
+        head = f"POST /v1/classify HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {serve.key}\r\nContent-Length: {len(body)}\r\n\r\n"
+        sockets = []
+        for _ in range(20):
+            s = socket.create_connection(("127.0.0.1", serve.port))
+            s.sendall(head.encode() + body)
+            sockets.append(s)
+        serve.until(lambda: served.batcher.backlog == held_rows + 60)
+        for s in sockets:
+            s.close()
+        serve.until(lambda: served.batcher.backlog == held_rows)
+        gate.set()
+        for thread in blockers:
+            thread.join()
+        serve.until(serve.idle)
+        assert 17 + 3 not in ran  # their length: no abandoned row reached the model
+        assert len(served.batcher._pending) == 0
 
 
 def test_replicas_share_answers_and_redis_may_die_and_lie(
