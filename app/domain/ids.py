@@ -14,7 +14,9 @@ MODEL, VERSION, IMPORT, ARTIFACT = "mdl_", "mv_", "imp_", "art_"
 KEY, PROJECT, REQUEST, OUTBOX, WORKER = "key_", "proj_", "req_", "obx_", "wrk_"
 
 MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
-MODEL_REF = re.compile(r"(?P<name>[a-z0-9][a-z0-9._-]{0,62})(?::(?P<version>[1-9][0-9]{0,8})|@(?P<alias>[a-z0-9][a-z0-9._-]{0,62}))?")
+MODEL_REF = re.compile(
+    r"(?P<name>[a-z0-9][a-z0-9._-]{0,62})(?::(?P<version>[1-9][0-9]{0,8})|@(?P<alias>[a-z0-9][a-z0-9._-]{0,62}))?"
+)
 
 
 def new_id(prefix: str) -> str:
