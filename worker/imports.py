@@ -10,12 +10,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.domain.db import Sessions, transaction
 from app.domain.errors import DomainError
 from app.domain.importing import Stored, register_checkpoint, store_checkpoint
+from app.domain.modelfiles import local_folder
 from app.domain.models import Import
 from app.domain.repositories.imports import ImportLeases
 from app.domain.storage import BlobStore
 from app.settings import Settings
 from worker import fetcher
-from worker.inputs import local_model
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class ImportRun:
     def _store(self) -> tuple[Stored, str | None]:
         settings, model = self._settings, self._import.model
         if self._import.source == "local":
-            return store_checkpoint(local_model(model, settings, "model"), self._blobs), None
+            return store_checkpoint(local_folder(settings.models_dir, model, "model"), self._blobs), None
         commit = fetcher.resolve(model, self._import.revision, settings)
         folder = fetcher.fetch(model, commit, settings, self._blobs, stop=self._stop.is_set)
         return store_checkpoint(folder, self._blobs), commit

@@ -8,9 +8,9 @@ from typing import Any
 
 from app.domain import manifest
 from app.domain.errors import ArtifactCorrupt, DatasetInvalid, ModelNotAllowed
-from app.domain.modelfiles import check_model_dir
+from app.domain.modelfiles import check_model_dir, local_folder
 from app.domain.models import Job
-from app.domain.storage import BlobStore, safe_join
+from app.domain.storage import BlobStore
 from app.settings import Settings
 from worker import fetcher
 from worker.run.protocol import RunRequest
@@ -83,23 +83,10 @@ def model_dir(source: dict[str, Any] | None, role: str, given: Inputs) -> Path:
             except ArtifactCorrupt as error:
                 raise ArtifactCorrupt(f"The {role} {source['ref']}: {error.message}", param=f"{role}.model") from error
         case "local":
-            folder = local_model(source["model"], given.settings, f"{role}.model")
+            folder = local_folder(given.settings.models_dir, source["model"], f"{role}.model")
         case "hub":
             return fetcher.fetch(source["model"], source["revision"], given.settings, given.blobs, given.stop)
         case other:
             raise ModelNotAllowed(f"Unknown source '{other}'.", param=f"{role}.source", hint="Use hub, local or registry.")
     check_model_dir(folder)
-    return folder
-
-
-def local_model(name: str, settings: Settings, param: str) -> Path:
-    """A folder directly under the operator's models folder; never a path."""
-    if settings.models_dir is None:
-        raise ModelNotAllowed("This installation has no folder of local models.", param=param, hint="Set RETORT_MODELS_DIR.")
-    if "/" in name or name.startswith("."):
-        raise ModelNotAllowed(f"'{name[:80]}' is not the name of a folder.", param=param, hint="Give the folder's plain name.")
-    folder = safe_join(settings.models_dir, name)
-    if not folder.is_dir():
-        hint = "The operator puts model folders into RETORT_MODELS_DIR."
-        raise ModelNotAllowed(f"There is no local model '{name[:80]}'.", param=param, hint=hint)
     return folder

@@ -95,9 +95,10 @@ class Supervisor:
         """Returns when everything has ended, or the grace is over."""
         began = time.monotonic()
         self.begin_stop()
-        threads = [a.thread for a in self._attempts.values()] + ([self._import.thread] if self._import else [])
-        for thread in [*threads, self._thread]:
-            thread.join(max(0.1, began + self._settings.stop_grace_seconds - time.monotonic()))
+        deadline = began + self._settings.stop_grace_seconds
+        self._thread.join(max(0.1, deadline - time.monotonic()))  # first: it may be in the middle of a claim
+        for thread in [a.thread for a in self._attempts.values()] + ([self._import.thread] if self._import else []):
+            thread.join(max(0.1, deadline - time.monotonic()))
         if self._relay is not None:
             self._relay.stop()
         try:

@@ -222,7 +222,7 @@ class TestImports:
         bad.append(self._add(sessions, name="x", source="hub", model="acme/unknown"))
         with supervisor(online, sessions):
             errors = [self._ended(sessions, i).error for i in bad]
-        assert {e["code"] for e in errors if e} == {"model_not_allowed"}
+        assert [e["code"] for e in errors if e] == ["model_not_found", "model_not_allowed", "model_not_allowed"]
         assert all(e and e["hint"] for e in errors)
 
     def test_a_lost_worker_gives_it_back_and_is_fenced(self, sessions: Sessions) -> None:

@@ -258,6 +258,7 @@ def test_a_missing_or_refused_teacher_fails_with_its_field(settings: Settings, s
             job = wait_status(sessions, submit(sessions, settings, HAPPY, inputs=inputs))
             assert job.error is not None
             codes[model] = (job.status, job.error["code"])
+    assert codes.pop("gone") == ("failed", "model_not_found")
     assert set(codes.values()) == {("failed", "model_not_allowed")}
 
 
