@@ -67,10 +67,10 @@ def _describe_security(app: FastAPI) -> None:
 
     def openapi() -> dict[str, Any]:
         document = described()
-        document.setdefault("components", {})["securitySchemes"] = {"api_key": auth.scheme()}
+        document.setdefault("components", {})["securitySchemes"] = {"bearer": auth.scheme()}
         for path, operations in document["paths"].items():
             for operation in operations.values() if path.startswith("/v1/") else ():
-                operation["security"] = [{"api_key": []}]
+                operation["security"] = [{"bearer": []}]
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]
