@@ -24,7 +24,7 @@ from fastapi import FastAPI
 
 from app.children import Child, Children
 from app.installation import Installation, OperatorError, write_private
-from app.services.keys import generate
+from app.services.keys import ensure_bootstrap, generate
 from app.settings import Settings, child_environment
 
 STOP_SECONDS = 28.0  # of the 30 that scripts rely on
@@ -74,6 +74,7 @@ def compose(settings: Settings) -> FastAPI:
 
     upgrade(settings.database)
     app = create_app(settings)
+    ensure_bootstrap(app.state.sessions, settings)  # here too, so that a key that is no good is said in words
     serving = mount(app, settings)
     control = app.router.lifespan_context
 
