@@ -99,6 +99,7 @@ class JobService:
 
     def clone_of(self, job_id: str, changes: dict[str, Any]) -> dict[str, Any]:
         """The body of a new job: what was submitted for the old one, with `changes` laid over it (null removes a field)."""
+        specs.refuse_unstorable(changes)
         body: dict[str, Any] = _merged(self._get(job_id).submitted, changes)
         return body
 
@@ -239,6 +240,7 @@ class JobService:
             return self._shown(session, Jobs(session, self.project_id).resume(job_id))
 
     def update(self, job_id: str, name: str | None, metadata: dict[str, str] | None, priority: int | None) -> dict[str, Any]:
+        specs.refuse_unstorable({"name": name, "metadata": metadata})
         with transaction(self.sessions) as session:
             job = Jobs(session, self.project_id).update(job_id, name=name, metadata=metadata, priority=priority)
             return self._shown(session, job)

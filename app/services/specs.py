@@ -8,12 +8,46 @@ from pydantic import BaseModel, ValidationError
 from app.domain.errors import DomainError, InvalidRequest, MissingParameter, UnknownParameter
 from app.domain.spec import JobSpec
 
+DEPTH = 32  # levels of a body
+
 
 def parse(body: dict[str, Any]) -> tuple[JobSpec | None, list[DomainError]]:
+    try:
+        refuse_unstorable(body)
+    except InvalidRequest as error:
+        return None, [error]
     try:
         return JobSpec.model_validate(body), []
     except ValidationError as error:
         return None, [_explained(dict(e), body) for e in error.errors(include_url=False)]
+
+
+_Place = tuple[Any, str | int]  # (place of what holds it, key or index): a path that costs nothing until it is shown
+
+
+def refuse_unstorable(body: Any) -> None:
+    """A NUL, which PostgreSQL cannot store, and nesting so deep that JSON tools give up. Not recursive itself."""
+    waiting: list[tuple[Any, Any, int]] = [(None, body, 0)]
+    while waiting:
+        place, value, depth = waiting.pop()
+        if isinstance(value, str) and "\0" in value:
+            raise _unstorable(place, "holds a NUL character", "Remove it.")
+        if depth > DEPTH:
+            raise _unstorable(place, f"is nested deeper than {DEPTH} levels", "No field of a job is.")
+        if isinstance(value, list):
+            waiting += [((place, n), item, depth + 1) for n, item in enumerate(value)]
+        elif isinstance(value, dict):
+            waiting += [(place, key, depth) for key in value]
+            waiting += [((place, key), item, depth + 1) for key, item in value.items()]
+
+
+def _unstorable(place: _Place | None, what: str, hint: str) -> InvalidRequest:
+    steps: list[str] = []
+    while place is not None:
+        place, step = place
+        steps.append(f"[{step}]" if isinstance(step, int) else f".{step[:40]}")
+    path = "".join(reversed(steps)).lstrip(".")[:200].replace("\0", "?")
+    return InvalidRequest(f"'{path}' {what}." if path else f"The body {what}.", param=path or None, hint=hint)
 
 
 def as_json(error: DomainError) -> dict[str, Any]:

@@ -90,6 +90,11 @@ def test_posting_the_resolved_spec_again_is_the_same_job(service: JobService, bo
         ("data.max_length", 128, "invalid_parameter", "data.max_length"),
         ("seed", -1, "invalid_parameter", "seed"),
         ("metadata", {"k": 3}, "invalid_parameter", "metadata.k"),
+        ("metadata", {"k": "a\0b"}, "invalid_parameter", "metadata.k"),
+        ("metadata", {"a\0b": "v"}, "invalid_parameter", "metadata"),
+        ("name", "a\0b", "invalid_parameter", "name"),
+        ("data.text", "a\0b", "invalid_parameter", "data.text"),
+        ("name", "a\ud800b", "invalid_parameter", "name"),
         ("output.model_name", "Bad Name", "invalid_parameter", "output.model_name"),
         ("compute.max_attempts", 0, "invalid_parameter", "compute.max_attempts"),
         ("budget.max_wall_seconds", float("nan"), "invalid_parameter", "budget.max_wall_seconds"),
@@ -143,6 +148,20 @@ def test_stages_with_unknown_objectives(service: JobService, body: Body) -> None
         assert fault(service, staged)["param"] == f"stages[0].objectives[0].{name}"
     both = changed(body, "stages", [{"name": "one", "objectives": [{"type": "response"}]}])
     assert "both" in fault(service, both)["message"]
+
+
+@pytest.mark.parametrize("depth", [40, 300, 1000])
+@pytest.mark.parametrize("kind", [list, dict])
+@pytest.mark.parametrize(
+    "path", ["student.layers", "student.x", "quantization.scheme", "metadata", "unknown", "data.text", "recipe"]
+)
+def test_deep_nesting_is_refused_by_field(service: JobService, body: Body, path: str, kind: type, depth: int) -> None:
+    value: Any = 1
+    for _ in range(depth):
+        value = [value] if kind is list else {"a": value}
+    error = fault(service, changed(body, path, value))
+    assert error["param"].startswith(path)
+    assert "nested deeper" in error["message"]
 
 
 def test_all_faults_are_told_at_once(service: JobService, body: Body) -> None:
@@ -319,6 +338,14 @@ def test_a_clone_is_the_old_body_with_changes(service: JobService, body: Body, s
     job = service.prepare(merged, parent_job_id=old)
     with transaction(sessions) as session:
         assert service.insert(session, job)["provenance"]["parent_job_id"] == old
+
+
+def test_a_nul_in_a_new_name_is_refused(service: JobService, body: Body, sessions: Sessions) -> None:
+    with transaction(sessions) as session:
+        job_id = service.insert(session, service.prepare(body))["id"]
+    for name, metadata in (("a\0b", None), (None, {"k": "\0"})):
+        with pytest.raises(errors.InvalidRequest):
+            service.update(job_id, name, metadata, None)
 
 
 def test_another_project_sees_no_job(service: JobService, body: Body, sessions: Sessions) -> None:
