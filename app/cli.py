@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from app.client import Client, Problem, load_spec, local_files, package_model
 from app.domain.errors import DomainError
@@ -139,7 +139,7 @@ def jobs(
     """The newest jobs."""
     with _explained():
         found = client(data).get("/v1/distillation/jobs", status=status, limit=limit)["data"]
-        table = Table("id", "name", "status", "phase", "progress", "model", box=None, pad_edge=False)
+        table = Table(_id(), "name", "status", "phase", "progress", "model", box=None, pad_edge=False)
         for job in found:
             result = job.get("result") or {}
             row = (job["id"], job["name"], job["status"], job.get("phase") or "", _percent(job), result.get("model") or "")
@@ -166,6 +166,10 @@ def _watch(api: Client, job_id: str) -> int:
     from app.progress import follow
 
     return follow(api, job_id, out, err)
+
+
+def _id() -> Column:
+    return Column("id", no_wrap=True, min_width=31)  # a cut id is no use
 
 
 def _percent(job: dict[str, Any]) -> str:
@@ -206,7 +210,7 @@ def files_upload(paths: list[Path], data: Data = None) -> None:
 def files_list(limit: Annotated[int, typer.Option(min=1, max=100)] = 20, data: Data = None) -> None:
     """The newest data files."""
     with _explained():
-        table = Table("id", "name", "bytes", "status", box=None, pad_edge=False)
+        table = Table(_id(), "name", "bytes", "status", box=None, pad_edge=False)
         for file in client(data).get("/v1/files", limit=limit)["data"]:
             table.add_row(file["id"], escape(file["filename"]), f"{file['bytes']:,}", file["status"])
         out.print(table)

@@ -58,7 +58,8 @@ def left(progress: Mapping[str, Any]) -> str:
 
 
 def event_line(event: Mapping[str, Any]) -> str | None:
-    if event["type"] not in _SCROLLING:
+    under_way = (event.get("data") or {}).get("status") == "in_progress"  # the bar says so
+    if event["type"] not in _SCROLLING or under_way:
         return None
     text = escape(str(event.get("message") or ""))
     if event["type"] == "warning" or event.get("level") == "warning":
