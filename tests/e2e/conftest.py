@@ -10,12 +10,12 @@ from tests.fixtures.cluster import Cluster, running
 from tests.fixtures.tiny import make_rows, make_tiny_teacher
 
 
-def small_spec(training_file: str, test_file: str, *, epochs: int = 4, **changes: Any) -> dict[str, Any]:
+def small_spec(training_file: str, test_file: str, *, epochs: int = 8, **changes: Any) -> dict[str, Any]:
     return {
         "name": "tiny intents",
         "task": "text-classification",
         "seed": 3,
-        "teacher": {"source": "local", "model": "tiny-teacher", "finetune": {"epochs": 3, "learning_rate": 2e-3, "batch_size": 16}},
+        "teacher": {"source": "local", "model": "tiny-teacher", "finetune": {"epochs": 12, "learning_rate": 3e-3, "batch_size": 16}},
         "student": {"init": "teacher_layers", "layers": 1, "hidden_size": 16, "intermediate_size": 32},
         "data": {"training_file": training_file, "test_file": test_file, "max_length": 24},
         "stages": [
@@ -23,7 +23,7 @@ def small_spec(training_file: str, test_file: str, *, epochs: int = 4, **changes
                 "name": "output",
                 "objectives": [{"type": "response", "temperature": 2.0, "weight": 0.7}, {"type": "hard_label", "weight": 0.3}],
                 "epochs": epochs,
-                "learning_rate": 2e-3,
+                "learning_rate": 3e-3,
                 "batch_size": 16,
             }
         ],
