@@ -38,7 +38,7 @@ def shown(retort: Launched, *arguments: str) -> None:
 
 def show_report(retort: Launched) -> None:
     job = retort.client.get("/v1/distillation/jobs", limit=1)["data"][0]
-    report = retort.client.request("GET", f"/v1/distillation/jobs/{job['id']}/artifacts/report.md").text
+    report = retort.client.request("GET", f"/v1/distillation/jobs/{job['id']}/report?format=md").text
     console.print(Markdown(report))
 
 
