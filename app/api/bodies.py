@@ -1,5 +1,6 @@
 """JSON bodies: read within a limit, parsed strictly (UTF-8, no NaN, bounded depth); a fault becomes a 400 that names its field."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -9,10 +10,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from app.api import problems
 from app.domain.errors import InvalidJSON, InvalidRequest, PayloadTooLarge
+from app.services.specs import refuse_unstorable
 
 REF = "#/components/schemas/{model}"
 MODELS: dict[str, type[BaseModel]] = {}  # of all bodies: app.api.openapi puts their schemas into the components
 M = TypeVar("M", bound=BaseModel)
+_WALKED_ON_LOOP = 2**15  # bytes; looking through a larger body would hold up the others
 
 
 class Body(BaseModel):
@@ -48,6 +51,10 @@ async def read_object(request: Request) -> dict[str, Any]:
         ) from None
     if not isinstance(found, dict):
         raise InvalidRequest("The body must be a JSON object.", hint="GET /openapi.json shows the schema, with an example.")
+    if len(raw) < _WALKED_ON_LOOP:
+        refuse_unstorable(found)
+    else:
+        await asyncio.to_thread(refuse_unstorable, found)
     return found
 
 
