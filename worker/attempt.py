@@ -345,6 +345,7 @@ class Attempt:
             "HF_HUB_OFFLINE": "1",
             "TOKENIZERS_PARALLELISM": "false",
             "OMP_NUM_THREADS": threads,
+            "OMP_WAIT_POLICY": "PASSIVE",  # a thread that spins at a barrier beside a busy neighbour costs fivefold
         }
         if settings.worker_device == "cpu":
             env["CUDA_VISIBLE_DEVICES"] = ""
