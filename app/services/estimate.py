@@ -48,7 +48,10 @@ def estimate(
     return {
         "steps": sum(steps),
         "duration_seconds": {"low": round(seconds / _SPREAD), "expected": round(seconds), "high": round(seconds * _SPREAD)},
+        "device_memory_bytes": _memory(teacher, small, spec, tokens),
         "disk_bytes": disk,
+        "teacher_tokens": round(tokens * (train + held + sizes.test)),
+        "cost": None,
         "fits": disk < 0.9 * free_bytes,
         "basis": "heuristic",
         "assumptions": [
@@ -79,6 +82,16 @@ def _student(spec: JobSpec, teacher: ModelInfo | None, student: ModelInfo | None
     width = int(asked.get("hidden_size") or (teacher.hidden_size if teacher else None) or 768)
     wide = int(asked.get("intermediate_size") or 4 * width)
     return float(layers * (4 * width**2 + 2 * width * wide))
+
+
+def _memory(teacher: ModelInfo | None, small: float, spec: JobSpec, tokens: float) -> int:
+    """The larger of the two that train: weights, gradients and two moments in float32, and the batch's hidden states."""
+    table = float((teacher.vocab_size or 0) * (teacher.hidden_size or 0)) if teacher else 30e6
+    width, depth = (teacher.hidden_size or 768, teacher.num_layers or 12) if teacher else (768, 12)
+    batch = max((s.batch_size for s in spec.stages or []), default=32)
+    states = batch * tokens * width * depth * 4 * 16  # about 16 values are kept per position, width and layer
+    big = (teacher.params if teacher else 110e6) * (16 if spec.teacher.finetune is not None else 4)
+    return round(max(big, 16 * (small + table)) + states)
 
 
 def _disk(teacher: ModelInfo | None, small: float, train: int) -> int:
