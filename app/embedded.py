@@ -122,7 +122,7 @@ def _check_exposure(host: str, has_key: bool) -> None:
     if not local and not has_key:
         raise OperatorError(
             f"--host {host} is reachable from other machines, and this installation has no key yet.",
-            "Set RETORT_BOOTSTRAP_KEY (at least 32 random characters), or start it once on 127.0.0.1, which makes one.",
+            "Set RETORT_BOOTSTRAP_KEY (rt_ and at least 32 random characters), or start it once on 127.0.0.1, which makes one.",
         )
 
 
