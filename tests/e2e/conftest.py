@@ -15,7 +15,11 @@ def small_spec(training_file: str, test_file: str, *, epochs: int = 8, **changes
         "name": "tiny intents",
         "task": "text-classification",
         "seed": 3,
-        "teacher": {"source": "local", "model": "tiny-teacher", "finetune": {"epochs": 12, "learning_rate": 3e-3, "batch_size": 16}},
+        "teacher": {
+            "source": "local",
+            "model": "tiny-teacher",
+            "finetune": {"epochs": 12, "learning_rate": 3e-3, "batch_size": 16},
+        },
         "student": {"init": "teacher_layers", "layers": 1, "hidden_size": 16, "intermediate_size": 32},
         "data": {"training_file": training_file, "test_file": test_file, "max_length": 24},
         "stages": [
