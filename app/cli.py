@@ -120,7 +120,7 @@ def submit(
         api = client(data)
         wanted = load_spec(spec)
         for field, path in local_files(wanted, spec.parent).items():
-            wanted["data"] = {**wanted["data"], field: _upload(api, path)}
+            wanted["data"] = {**wanted["data"], field: _upload(api, path)["id"]}
         job = api.create_job(wanted)
         for warning in job.get("warnings") or []:
             err.print(f"[yellow]warning[/] {escape(str(warning.get('message', warning)))}")
@@ -180,7 +180,8 @@ def _percent(job: dict[str, Any]) -> str:
 # -- files, models, inference, keys ----------------------------------------------------------------------------------
 
 
-def _upload(api: Client, path: Path) -> str:
+def _upload(api: Client, path: Path) -> dict[str, Any]:
+    """The file, its bad rows shown; whether they matter is the job's to say (`data.on_bad_row`)."""
     with err.status(f"uploading {path.name} …"):
         file = api.upload(path)
     report = api.get(f"/v1/files/{file['id']}/validation") if file["status"] != "uploaded" else {}
@@ -189,10 +190,9 @@ def _upload(api: Client, path: Path) -> str:
         _show(problem)
         for row in report.get("errors", [])[:20]:
             err.print(f"  [dim]line {row.get('line')} column {row.get('column')}[/] {escape(str(row.get('message')))}")
-        raise typer.Exit(1)
     rows = f", {report['rows']} rows" if "rows" in report else ""
     out.print(f"uploaded [bold]{path.name}[/] as {file['id']}{rows}")
-    return str(file["id"])
+    return file
 
 
 @files_app.command("upload")
@@ -203,7 +203,9 @@ def files_upload(paths: list[Path], data: Data = None) -> None:
         for path in paths:
             if not path.is_file():
                 raise OperatorError(f"There is no file {path}.")
-            _upload(api, path)
+        uploaded = [_upload(api, path) for path in paths]
+        if any(file["status"] == "error" for file in uploaded):
+            raise typer.Exit(1)
 
 
 @files_app.command("list")

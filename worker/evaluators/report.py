@@ -9,7 +9,8 @@ _SHOWN = ("macro_f1", "agreement", "ece")
 
 HOW = (
     "Quality: teacher, baseline and student with their trained weights in float32, the INT8 student through ONNX Runtime; "
-    "95 % intervals by bootstrap over the test rows.",
+    "95 % intervals by bootstrap over the test rows. "
+    "The student that is not distilled starts from the same weights, made from the teacher's, and learns from the labels alone.",
     "Speed: all models as ONNX Runtime sessions on the CPU with {threads} thread(s), the same {texts} test texts, "
     "{rounds} interleaved rounds. "
     "Latency is of single texts; throughput is the best of batch sizes 1, 8 and 32 with batches sorted by length.",
