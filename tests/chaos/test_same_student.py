@@ -56,7 +56,7 @@ class Installation:
 
     def submit(self, **changes: Any) -> str:
         objectives = [{"type": "response", "temperature": 2.0, "weight": 0.7}, {"type": "hard_label", "weight": 0.3}]
-        stage = {"name": "output", "objectives": objectives, "epochs": 8, "learning_rate": 2e-3, "batch_size": 16}
+        stage = {"name": "output", "objectives": objectives, "epochs": 60, "learning_rate": 2e-3, "batch_size": 16}
         spec = JobSpec.model_validate(
             {
                 "name": "chaos",
