@@ -44,9 +44,8 @@ class Watchdog:
         self._exit(exitcodes.TRY_AGAIN)  # end of file: the supervisor is gone; os._exit, for a thread may hold the GIL's work
 
     def _watch(self) -> None:
-        while True:
+        while time.monotonic() - self._alive_at <= self._stall:
             time.sleep(min(5.0, self._stall / 4))
-            if time.monotonic() - self._alive_at > self._stall:
-                print(f"no sign of life for {self._stall:.0f} s", file=sys.stderr, flush=True)  # noqa: T201
-                faulthandler.dump_traceback(file=sys.stderr)
-                self._exit(exitcodes.TRY_AGAIN)
+        print(f"no sign of life for {self._stall:.0f} s", file=sys.stderr, flush=True)  # noqa: T201
+        faulthandler.dump_traceback(file=sys.stderr)
+        self._exit(exitcodes.TRY_AGAIN)
