@@ -96,8 +96,6 @@ def test_a_worker_stopped_past_its_lease_is_fenced_out(
 def test_kill_at_every_failpoint_gives_one_version(
     settings: Settings, sessions: Sessions, blobs: BlobStore, tmp_path: Path, point: Failpoint
 ) -> None:
-    if "postgresql" in settings.database and not point.startswith("publish"):
-        pytest.skip("before publication the two databases take the same path")
     job_id = submit(sessions, settings, HAPPY)
     victim = SupervisorProcess(settings, tmp_path, fault=f"{point}=kill")
     assert victim.process.wait(20) == -signal.SIGKILL, victim.log.read_text()
