@@ -3,7 +3,7 @@
 import importlib
 import inspect
 import pkgutil
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -14,12 +14,6 @@ class PluginParams(BaseModel):
     """Base of every plug-in's `Params`: unknown names are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-@runtime_checkable
-class Plugin(Protocol):
-    name: str
-    Params: type[BaseModel]
 
 
 def discover(room: str) -> dict[str, Any]:

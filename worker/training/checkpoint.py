@@ -34,7 +34,6 @@ class State:
     finished: bool = False
     best_score: float | None = None
     best_loss: float | None = None  # decides between equal scores
-    best_step: int = 0
     stale_epochs: int = 0
     scores: list[float] = field(default_factory=list)
     last_loss: float | None = None

@@ -171,7 +171,8 @@ class _Fit:
         values = {o.name: 0.0 for o, _ in self.plan.objectives}
         norms: dict[str, float] = {}
         for batch in batches:
-            norms = self._backward(batch, counts, x, values)
+            for name, part in self._backward(batch, counts, x, values).items():
+                norms[name] = max(norms.get(name, 0.0), part)  # one micro-batch may hold no row that an objective speaks of
         loss = sum(w(x) * values[o.name] for o, w in self.plan.objectives)
         limit = self.plan.max_grad_norm if self.plan.max_grad_norm is not None else float("inf")
         trained = [p for p in self.model.parameters() if p.requires_grad]
@@ -244,7 +245,6 @@ class _Fit:
         known, lowest = self.state.best_score, self.state.best_loss
         if known is None or lowest is None or (score, -loss) > (known, -lowest):
             self.state.best_score, self.state.best_loss, self.state.stale_epochs = score, loss, 0
-            self.state.best_step = self.state.step
             self.best = checkpoint.snapshot(self.model)
         else:
             self.state.stale_epochs += 1

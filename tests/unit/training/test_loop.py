@@ -204,6 +204,19 @@ def test_a_weighted_objective_without_gradient_is_refused(folder: Path, rows: Ro
         fit(model(folder), plan, rows, rows, None, place(tmp_path / "x"))
 
 
+def test_micro_batches_without_labels_do_not_make_an_objective_silent(folder: Path, rows: Rows, tmp_path: Path) -> None:
+    """One labelled row in a window of six micro-batches: most micro-batches give hard_label no gradient."""
+    few = Rows(rows.ids, rows.tokens, [y if i == 0 else -100 for i, y in enumerate(rows.labels)], rows.pad_id)
+    objectives = [(Response(temperature=2.0), Schedule(start=0.5)), (HardLabel(), Schedule(start=0.5))]
+    for seed in range(4):
+        plan = replace(PLAN, objectives=objectives, epochs=4, batch_size=10, gradient_accumulation=6, seed=seed)
+        seen: list[float] = []
+        where = place(tmp_path / str(seed), on_metrics=lambda _, v, seen=seen: seen.append(v.get("hard_label/grad_norm", 0.0)))
+        fit(model(folder), plan, few, few.only([]), torch.randn(60, 5), where)
+        assert len(seen) == 4
+        assert all(norm > 0 for norm in seen[:3])
+
+
 def test_head_only_leaves_the_encoder_alone(folder: Path, rows: Rows, tmp_path: Path) -> None:
     before, m = weights(model(folder)), model(folder)
     fit(m, replace(PLAN, train="head"), rows, rows, None, place(tmp_path / "x"))
