@@ -28,33 +28,59 @@ class Layer:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """`tables` are summed before `embedding_norm`; the head is `final(act(dense(state of the first token)))`."""
+    """`tables` are summed before `embedding_norm`.
+
+    The head, where there is one: `final(act(dense(state)))`, or `final(state)` when `dense` is None; of the first token for a
+    sequence classifier, of every token otherwise. An encoder without a head has neither.
+    """
 
     tables: list[nn.Embedding]
     embedding_norm: nn.LayerNorm
     layers: list[Layer]
-    dense: nn.Linear
-    final: nn.Linear
+    dense: nn.Linear | None
+    final: nn.Linear | None
 
 
 def of(model: PreTrainedModel) -> Anatomy:
-    """The parts of a sequence classifier; KeyError for a family not in FAMILIES."""
-    kind, given = model.config.model_type, model  # what follows is read by attribute, as each family names it
-    base: Any = given.base_model
-    head: Any = given
+    """The parts of an encoder, with whatever head; KeyError for a family not in FAMILIES."""
+    kind = model.config.model_type
+    if kind not in FAMILIES:
+        raise KeyError(kind)
+    base: Any = model.base_model  # what follows is read by attribute, as each family names it
     embeddings = base.embeddings
     tables = [embeddings.word_embeddings, embeddings.position_embeddings]
     if hasattr(embeddings, "token_type_embeddings"):
         tables.append(embeddings.token_type_embeddings)
+    inside = base.transformer.layer if kind == "distilbert" else base.encoder.layer
+    layers = [_distilbert(x) if kind == "distilbert" else _bert(x) for x in inside]
+    return Anatomy(tables, embeddings.LayerNorm, layers, *_head(model, kind))
+
+
+def _head(model: Any, kind: str) -> tuple[nn.Linear | None, nn.Linear | None]:
+    name = type(model).__name__
+    if name.endswith("ForTokenClassification"):
+        return None, model.classifier
+    if not name.endswith("ForSequenceClassification"):
+        return None, None
     if kind == "distilbert":
-        layers, dense, final = [_distilbert(x) for x in base.transformer.layer], head.pre_classifier, head.classifier
-    elif kind == "bert":
-        layers, dense, final = [_bert(x) for x in base.encoder.layer], base.pooler.dense, head.classifier
-    elif kind in BERT_LIKE:
-        layers, dense, final = [_bert(x) for x in base.encoder.layer], head.classifier.dense, head.classifier.out_proj
+        return model.pre_classifier, model.classifier
+    if kind == "bert":
+        return model.base_model.pooler.dense, model.classifier
+    return model.classifier.dense, model.classifier.out_proj
+
+
+def mlm_logits(model: Any, hidden_ND: Tensor) -> Tensor:
+    """Scores (N, V) of a masked language model's head for chosen positions alone: a fraction of the whole text's cost."""
+    kind = model.config.model_type
+    if kind == "bert":
+        result: Tensor = model.cls(hidden_ND)
+    elif kind == "distilbert":
+        result = model.vocab_projector(model.vocab_layer_norm(model.activation(model.vocab_transform(hidden_ND))))
+    elif kind == "electra":
+        result = model.generator_lm_head(model.generator_predictions(hidden_ND))
     else:
-        raise KeyError(kind)
-    return Anatomy(tables, embeddings.LayerNorm, layers, dense, final)
+        result = model.lm_head(hidden_ND)
+    return result
 
 
 def _bert(layer: Any) -> Layer:

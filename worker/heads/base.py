@@ -1,0 +1,186 @@
+"""What a task is to the engine: how its records become rows, which head its models carry, what they answer, how that is judged.
+
+One file per task. Everything else (loop, cache, students, exporters, reports) works on signals and never asks which task it is.
+Shapes: see `worker/signals.py`.
+"""
+
+import inspect
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
+
+from app.domain.errors import IncompatibleModels
+from app.quality import Quality
+from worker import capture
+from worker.rows import Batch, Rows, by_length, collate
+from worker.signals import Need, Shape, Signals, Wants
+
+
+@dataclass(frozen=True)
+class About:
+    """What the prepared data says of the task (data.json), and which of the two scorers of a ranker this model is."""
+
+    task: str
+    problem: str
+    labels: tuple[str, ...]
+    max_length: int
+    pairs: bool = False
+    scorer: str = "cross_encoder"
+
+    @classmethod
+    def of(cls, data: dict[str, Any], scorer: str = "cross_encoder") -> "About":
+        return cls(data["task"], data["problem"], tuple(data["labels"]), data["max_length"], data.get("pairs", False), scorer)
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a model says of all examples of a split, in their order, as numbers. Only one or two of them are there."""
+
+    logits_NC: NDArray[np.float32] | None = None
+    embedding_BE: NDArray[np.float32] | None = None
+    scores: list[NDArray[np.float32]] | None = None  # per example of ranking
+
+
+class Head(ABC):
+    """Subclasses are stateless but for `about`."""
+
+    task: ClassVar[str]
+    auto: ClassVar[Any] = AutoModel  # the transformers class that loads and makes such a model
+    suffix: ClassVar[str] = ""  # of an architecture that carries this head
+    offers: ClassVar[frozenset[Need]]  # what objectives may read
+    hard: ClassVar[Sequence[tuple[str, dict[str, Any]]]]  # objectives that learn from labels alone, for fitting and baseline
+
+    def __init__(self, about: About) -> None:
+        self.about = about
+
+    # -- models ------------------------------------------------------------------------------------------------------
+
+    def load(self, folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+        """The folder's model with this task's head: its own where it fits, a fresh one otherwise (torch is seeded)."""
+        config = self.configured(AutoConfig.from_pretrained(folder, local_files_only=True))
+        own = self.fits(folder)
+        model: PreTrainedModel = self.auto.from_pretrained(
+            folder,
+            config=config,
+            ignore_mismatched_sizes=not own,
+            use_safetensors=True,
+            local_files_only=True,
+            dtype=dtype,
+            **_no_pooler(self.auto, config),
+        )
+        return model
+
+    def make(self, config: Any) -> PreTrainedModel:
+        """An untrained model of this shape."""
+        configured = self.configured(config)
+        model: PreTrainedModel = self.auto.from_config(configured, **_no_pooler(self.auto, configured))
+        return model.to(torch.float32)
+
+    def save(self, model: PreTrainedModel, tokenizer_dir: Path, folder: Path) -> None:
+        """A transformers folder: config, safetensors, tokenizer."""
+        torch.nn.Module.to(model, torch.float32).save_pretrained(folder)
+        AutoTokenizer.from_pretrained(tokenizer_dir, local_files_only=True).save_pretrained(folder)
+
+    def configured(self, config: Any) -> Any:
+        """The config with this task's labels in it."""
+        if self.about.labels:
+            config.num_labels = len(self.about.labels)
+            config.id2label = dict(enumerate(self.about.labels))
+            config.label2id = {label: i for i, label in config.id2label.items()}
+        return config
+
+    def fits(self, folder: Path) -> bool:
+        """Whether the folder's model already answers this task, label by label."""
+        config = json.loads((folder / "config.json").read_text())
+        if not any(name.endswith(self.suffix) for name in config.get("architectures") or []):
+            return False
+        names = config.get("id2label") or {}
+        return not self.about.labels or [str(names[key]) for key in sorted(names, key=int)] == list(self.about.labels)
+
+    def require(self, folder: Path) -> None:
+        """Raises IncompatibleModels unless the folder's model already does the task."""
+        if self.fits(folder):
+            return
+        config = json.loads((folder / "config.json").read_text())
+        names = list((config.get("id2label") or {}).values())[:5]
+        wanted = list(self.about.labels[:5])
+        head = any(name.endswith(self.suffix) for name in config.get("architectures") or [])
+        told = f"knows the labels {names}, the rows have {wanted}" if head else "has no head for this task"
+        raise IncompatibleModels(
+            f"The teacher {told}.",
+            param="teacher.finetune",
+            hint='Add "teacher": {"finetune": {"epochs": 3}} to fit it on your rows first.',
+        )
+
+    def shape(self, model: PreTrainedModel, influence: tuple[float, ...] = ()) -> Shape:
+        return replace(capture.shape_of(model, influence=influence), classes=len(self.about.labels))
+
+    # -- rows and answers --------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def encode(self, records: Sequence[dict[str, Any]], tokenizer: Any) -> Rows:
+        """Prepared records (see `worker/phases/prepare.py`) as token ids."""
+
+    @abstractmethod
+    def forward(self, model: PreTrainedModel, batch: Batch, wants: Wants, ids_BT: Tensor | None = None) -> Signals:
+        """What is wanted of one micro-batch; see `capture.run` for `ids_BT`."""
+
+    @abstractmethod
+    def answers(self) -> Wants:
+        """What a prediction of this task consists of."""
+
+    @abstractmethod
+    def judge(self, outputs: Outputs, rows: Rows, teacher: Outputs | None, resamples: int = 0) -> Quality:
+        """Quality of these answers; `resamples` of the bootstrap, 0: no interval."""
+
+    @torch.no_grad()
+    def predict(
+        self, model: PreTrainedModel, rows: Rows, device: torch.device, batch_size: int = 64, remap: Any = None, draw: int = 0
+    ) -> Outputs:
+        """A pass without gradients over all examples, little padded; train or eval mode is left as it was."""
+        was_training = model.training
+        model.train(False)
+        found: list[tuple[list[int], Signals, Batch]] = []
+        for n, examples in enumerate(by_length(rows, batch_size)):
+            batch = collate(rows, examples, draw + n).to(device)
+            ids_BT = remap(batch.input_ids_BT) if remap else None
+            found.append((examples, self.forward(model, batch, self.answers(), ids_BT), batch))
+        model.train(was_training)
+        return self.gather(rows, found)
+
+    def gather(self, rows: Rows, found: list[tuple[list[int], Signals, Batch]]) -> Outputs:
+        """One row of logits, or one vector, per sequence, in the rows' order."""
+        if not found:
+            return Outputs()
+        index = torch.cat([batch.index_B.cpu() for _, _, batch in found])
+
+        def ordered(values: list[Tensor]) -> NDArray[np.float32]:
+            joined = torch.cat([value.float().cpu() for value in values])
+            result = torch.empty_like(joined)
+            result[index] = joined
+            return np.asarray(result.numpy(), dtype=np.float32)
+
+        logits = [s.logits_NC for _, s, _ in found if s.logits_NC is not None]
+        vectors = [s.embedding_BE for _, s, _ in found if s.embedding_BE is not None]
+        return Outputs(ordered(logits) if logits else None, ordered(vectors) if vectors else None)
+
+
+def labels_array(rows: Rows, dtype: Any) -> NDArray[Any]:
+    return np.array([float("nan") if label == -100 else label for label in rows.labels], dtype=dtype)
+
+
+def _no_pooler(auto: Any, config: Any) -> dict[str, bool]:
+    """A bare encoder's pooler is never used here: it is left out where the class allows."""
+    if auto is not AutoModel:
+        return {}
+    cls = AutoModel._model_mapping[type(config)]
+    return {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(cls.__init__).parameters else {}

@@ -1,0 +1,106 @@
+"""Documents in the order of their relevance to a query: a cross-encoder reads both at once, a bi-encoder compares vectors."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedModel
+
+from app import quality
+from worker import capture
+from worker.heads.base import About, Head, Outputs
+from worker.rows import Batch, Rows, tokenize
+from worker.signals import Signals, Wants
+
+SCALE = 20.0  # of a bi-encoder's cosine: what a softmax over documents needs; sentence-transformers' own default
+
+
+class Ranking(Head):
+    """Scores (G, K) for the K documents of G queries.
+
+    cross_encoder: the single logit of the pair (query, document).  bi_encoder: 20 cos(e_query, e_document).
+    """
+
+    task = "ranking"
+    auto = AutoModelForSequenceClassification
+    suffix = "ForSequenceClassification"
+    offers = frozenset({"scores", "embedding", "hidden", "qkv", "labels"})
+    hard = (("hard_rank", {}),)
+
+    def __init__(self, about: About) -> None:
+        super().__init__(about)
+        self.cross = about.scorer == "cross_encoder"
+        if not self.cross:
+            self.auto, self.suffix = AutoModel, ""  # type: ignore[misc]
+
+    def configured(self, config: Any) -> Any:
+        if self.cross:
+            config.num_labels, config.problem_type = 1, "regression"
+        return config
+
+    def fits(self, folder: Any) -> bool:
+        import json
+
+        config = json.loads((folder / "config.json").read_text())
+        head = any(name.endswith(self.suffix) for name in config.get("architectures") or [])
+        return not self.cross or (head and len(config.get("id2label") or {0: "", 1: ""}) == 1)
+
+    def encode(self, records: Sequence[dict[str, Any]], tokenizer: Any) -> Rows:
+        """Sequences of a query: its (query, document) pairs, or the query itself and then its documents."""
+        texts: list[dict[str, Any]] = []
+        sizes, labels = [], []
+        for record in records:
+            number, documents = int(record["id"]) << 16, record["documents"]
+            if self.cross:
+                texts += [
+                    {"id": number + n, "text": record["query"], "text_b": document, "label": None}
+                    for n, document in enumerate(documents)
+                ]
+            else:
+                texts += [{"id": number + n, "text": t, "label": None} for n, t in enumerate([record["query"], *documents])]
+            sizes.append(len(documents) + (not self.cross))
+            labels.append(record["label"] if record["label"] is not None else [float("nan")] * len(documents))
+        flat = tokenize(texts, tokenizer, self.about.max_length)
+        return Rows(flat.ids, flat.tokens, labels, flat.pad_id, "ranking", flat.second, sizes=sizes)
+
+    def forward(self, model: PreTrainedModel, batch: Batch, wants: Wants, ids_BT: Tensor | None = None) -> Signals:
+        out, qkv = capture.run(model, batch, wants, ids_BT, body=not self.cross)
+        last = out.last_hidden_state if not self.cross else out.hidden_states[-1] if wants.embedding else None
+        vectors = None if last is None else capture.pooled(last, batch.attention_mask_BT)
+        flat_B = out.logits[:, 0] if self.cross else None
+        return Signals(
+            logits_NC=out.logits if self.cross else None,
+            embedding_BE=vectors,
+            scores_GK=self.scores(flat_B, vectors, batch.sizes) if wants.scores else None,
+            hidden={i: out.hidden_states[i] for i in wants.hidden},
+            qkv=qkv,
+        )
+
+    def scores(self, flat_B: Tensor | None, vectors_BE: Tensor | None, sizes: tuple[int, ...]) -> Tensor:
+        """(G, K), 0 beyond a group's size."""
+        if self.cross:
+            assert flat_B is not None
+            return torch.nn.utils.rnn.pad_sequence(list(flat_B.split(sizes)), batch_first=True)
+        assert vectors_BE is not None
+        unit = torch.nn.functional.normalize(vectors_BE.float(), dim=-1)
+        groups = [SCALE * (part[1:] @ part[0]) for part in unit.split(sizes)]
+        return torch.nn.utils.rnn.pad_sequence(groups, batch_first=True)
+
+    def answers(self) -> Wants:
+        return Wants(scores=True)
+
+    def gather(self, rows: Rows, found: list[tuple[list[int], Signals, Batch]]) -> Outputs:
+        scores: list[Any] = [None] * len(rows.examples)
+        for examples, signals, _ in found:
+            assert signals.scores_GK is not None
+            for e, row in zip(examples, signals.scores_GK.float().cpu().numpy(), strict=True):
+                scores[e] = row[: len(rows.labels[e])]
+        return Outputs(scores=scores)
+
+    def judge(self, outputs: Outputs, rows: Rows, teacher: Outputs | None, resamples: int = 0) -> quality.Quality:
+        targets = [np.array(row, dtype=np.float32) for row in rows.labels]
+        labelled = any(not np.isnan(row).all() for row in targets)
+        theirs = None if teacher is None else teacher.scores
+        return quality.evaluate("ranking", outputs.scores, targets if labelled else None, theirs, (), resamples)
