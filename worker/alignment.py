@@ -16,7 +16,9 @@ Strategy = Literal["uniform", "last", "skip", "first_last", "block_influence"]
 LayerMap = list[tuple[int, int]]  # (student's layer, teacher's layer), both 1 … L, or 0 for the embeddings
 
 
-def layer_map(wanted: Strategy | Sequence[tuple[int, int]], student: Shape, teacher: Shape, *, embeddings: bool = False) -> LayerMap:
+def layer_map(
+    wanted: Strategy | Sequence[tuple[int, int]], student: Shape, teacher: Shape, *, embeddings: bool = False
+) -> LayerMap:
     """Pairs of layers, by strategy or as given.
 
     uniform: I(j) = ceil(j L_T / L_S).  last: the last of both.  skip: every layer but the last, I(j) = j floor(L_T / L_S)

@@ -18,7 +18,9 @@ from worker.rows import Batch, Mix
 from worker.signals import QKV, Shape, Wants
 
 
-def run(model: PreTrainedModel, batch: Batch, wants: Wants, ids_BT: Tensor | None = None, *, body: bool = False) -> tuple[Any, dict[int, QKV]]:
+def run(
+    model: PreTrainedModel, batch: Batch, wants: Wants, ids_BT: Tensor | None = None, *, body: bool = False
+) -> tuple[Any, dict[int, QKV]]:
     """The model's own output (with all hidden states when some are wanted, or an embedding) and the qkv of the layers wanted.
 
     `ids_BT`: what is fed instead of the batch's ids, when the model's embedding table is a compact one. `body`: without the head.

@@ -37,17 +37,47 @@ class Finetune(_Block):
     train: Literal["all", "head"] = "all"
 
 
-class Teacher(_Block):
+class Source(_Block):
+    """A model, and how it becomes a teacher."""
+
     source: Literal["hub", "local", "registry"]
     model: str = Field(min_length=1, max_length=200)
     revision: str | None = Field(default=None, max_length=100)
+    finetune: Finetune | None = None
+
+
+class Member(Source):
+    """One more teacher of an ensemble."""
+
+    weight: float = Field(default=1.0, gt=0, le=1e6, description="Its share in the average.")
+    route: str | None = Field(default=None, max_length=200, description="It answers the rows whose route column has this value.")
+
+
+class Teacher(Source):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     batch_size: int = Field(default=64, ge=1, le=4096)
-    finetune: Finetune | None = None
+    cache: Literal["auto", "always", "never"] = Field(
+        default="auto", description="Hidden states on disk: auto keeps them while they fit, and asks the teacher anew otherwise."
+    )
+    ensemble: list[Member] = Field(default=[], max_length=8, description="More teachers, averaged with this one or routed by row.")
+    weight: float = Field(default=1.0, gt=0, le=1e6, description="Its share in an ensemble's average.")
+    route: str | None = Field(default=None, max_length=200, description="It answers the rows whose route column has this value.")
+
+
+class Adapter(_Block):
+    """Low-rank matrices that train in place of the weights. LoRA arXiv 2106.09685, DoRA arXiv 2402.09353."""
+
+    type: Literal["lora", "dora"] = "lora"
+    r: int = Field(default=8, ge=1, le=1024)
+    alpha: float = Field(default=16, gt=0, le=1e5)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    target_modules: Literal["auto"] | list[Annotated[str, StringConstraints(min_length=1, max_length=200)]] = "auto"
+    merge: bool = Field(default=True, description="Add them to the weights at packaging; otherwise they are also kept apart.")
 
 
 class Student(_PluginBlock):
     init: str
+    adapter: Adapter | None = None
 
 
 class Data(_Block):
@@ -57,8 +87,16 @@ class Data(_Block):
     test_file: FileId | None = Field(
         default=None, description="Rows for the report; never trained or selected on. Default: the validation rows."
     )
-    text: Column = "text"
+    text: Column = Field(
+        default="text", description="Column of the text; of the words for token-classification, of the query for ranking."
+    )
+    text_b: Column | None = Field(default=None, description="Column of the second text, where texts are judged in pairs.")
+    documents: Column = Field(default="documents", description="Ranking: column with the list of a query's documents.")
     label: Column = "label"
+    problem: Literal["single_label", "multi_label", "regression"] = Field(
+        default="single_label", description="text-classification: one label a row, a list of labels, or a number."
+    )
+    route: Column | None = Field(default=None, description="Column that says which teacher of an ensemble answers a row.")
     on_bad_row: Literal["fail", "skip"] = "fail"
     max_examples: int | None = Field(default=None, ge=1)
     max_length: int = Field(default=128, ge=4, le=8192, description="Tokens; longer texts are cut.")
@@ -74,6 +112,15 @@ class Objective(_PluginBlock):
         return in_range(value, 0, 1e6, "weight")
 
 
+class StageTeacher(_PluginBlock):
+    """Who teaches in this stage: `main` (the job's teacher), `ema`, `previous`, `mutual`, …"""
+
+    type: str = "main"
+
+
+Pattern = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+
+
 class EarlyStopping(_Block):
     patience: int = Field(default=2, ge=1, description="Epochs without a better validation score before the stage ends.")
 
@@ -81,7 +128,11 @@ class EarlyStopping(_Block):
 class Stage(_Block):
     name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
     objectives: list[Objective] = Field(min_length=1, max_length=16)
-    train: Literal["all", "head"] = "all"
+    teacher: StageTeacher = StageTeacher()
+    restart: bool = Field(default=False, description="Begin from the student's first weights again (born-again generations).")
+    train: Literal["all", "head", "adapter"] | Annotated[list[Pattern], Field(min_length=1, max_length=32)] = Field(
+        default="all", description="What moves: everything, the head, the adapter, or parameters whose name matches a pattern."
+    )
     epochs: int = Field(default=3, ge=1, le=1000)
     max_steps: int | None = Field(default=None, ge=1)
     learning_rate: Positive = 5e-5
@@ -91,6 +142,11 @@ class Stage(_Block):
     warmup_ratio: float = Field(default=0.06, ge=0, lt=1)
     max_grad_norm: float | None = Field(default=1.0, gt=0)
     early_stopping: EarlyStopping | None = None
+    balance: bool = Field(default=True, description="Fail when weighted objectives differ in size by more than a thousandfold.")
+
+
+class Augmentation(_PluginBlock):
+    type: str
 
 
 class Recipe(_PluginBlock):
@@ -104,6 +160,31 @@ class Quantization(_PluginBlock):
 class Evaluation(_Block):
     max_items: int | None = Field(default=None, ge=1)
     baseline: bool = Field(default=True, description="Also train the student without the teacher, to show what distillation adds.")
+
+
+class Ranking(_Block):
+    """What reads a query and its documents: both at once (cross_encoder), or each for itself (bi_encoder)."""
+
+    teacher: Literal["cross_encoder", "bi_encoder"] = "cross_encoder"
+    student: Literal["cross_encoder", "bi_encoder"] = "cross_encoder"
+
+
+class Target(_Block):
+    """What the student has to reach; the service looks for the smallest that does."""
+
+    min_retention: float | None = Field(default=None, gt=0, le=2)
+    min_speedup: float | None = Field(default=None, gt=0, le=1e5)
+    max_size_ratio: float | None = Field(default=None, gt=0, le=2)
+    max_latency_ms: float | None = Field(default=None, gt=0, le=1e6)
+    device: Literal["cpu"] = "cpu"
+    trials: int = Field(default=8, ge=2, le=64, description="Candidates that start training; successive halving drops the rest.")
+    serve_best: bool = Field(default=False, description="Publish the nearest student even when it misses the target.")
+
+    @model_validator(mode="after")
+    def _asks_something(self) -> "Target":
+        if not any((self.min_retention, self.min_speedup, self.max_size_ratio, self.max_latency_ms)):
+            raise ValueError("a target needs min_retention, min_speedup, max_size_ratio or max_latency_ms")
+        return self
 
 
 class Output(_Block):
@@ -132,18 +213,21 @@ class JobSpec(_Block):
     """One JSON document; `POST /v1/distillation/validate` answers it with every default filled in."""
 
     name: str = Field(min_length=1, max_length=128)
-    task: Literal["text-classification"]
+    task: Literal["text-classification", "token-classification", "embedding", "ranking", "masked-lm"]
     seed: int = Field(default=7, ge=0, lt=2**32)
     deterministic: bool = True
     metadata: Metadata = {}
     teacher: Teacher
     student: Student
     data: Data
+    ranking: Ranking | None = None
+    augmentation: list[Augmentation] = Field(default=[], max_length=8)
     recipe: Recipe | str | None = None
     stages: list[Stage] | None = Field(default=None, min_length=1, max_length=16)
     quantization: Quantization = Quantization()
     exports: list[Literal["safetensors", "onnx"]] = ["safetensors", "onnx"]
     evaluation: Evaluation = Evaluation()
+    target: Target | None = None
     output: Output = Output()
     compute: Compute = Compute()
     budget: Budget = Budget()
@@ -154,6 +238,10 @@ class JobSpec(_Block):
             raise ValueError("give 'recipe' or 'stages', not both: a recipe expands into stages")
         if self.stages is not None and len({s.name for s in self.stages}) != len(self.stages):
             raise ValueError("every stage needs a name of its own")
+        if self.ranking is not None and self.task != "ranking":
+            raise ValueError("'ranking' belongs to the task ranking")
+        if self.data.problem != "single_label" and self.task != "text-classification":
+            raise ValueError("'data.problem' belongs to the task text-classification")
         return self
 
     def resolved(self) -> dict[str, Any]:

@@ -34,7 +34,9 @@ class TokenClassification(Head):
             positions.append(at)
             given = record["label"]
             labels.append([NO_LABEL] * len(at) if given is None else list(given[: len(at)]))
-        return Rows([int(r["id"]) for r in records], tokens, labels, int(tokenizer.pad_token_id or 0), "tokens", positions=positions)
+        return Rows(
+            [int(r["id"]) for r in records], tokens, labels, int(tokenizer.pad_token_id or 0), "tokens", positions=positions
+        )
 
     def forward(self, model: PreTrainedModel, batch: Batch, wants: Wants, ids_BT: Tensor | None = None) -> Signals:
         out, qkv = capture.run(model, batch, wants, ids_BT)
