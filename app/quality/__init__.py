@@ -3,7 +3,6 @@
 Worker and data plane measure with the same code, so a report and a comparison of two served models mean the same thing.
 """
 
-from app.quality.bootstrap import Bootstrap
 from app.quality.comparison import Comparison, Difference, compare, difference
 from app.quality.evaluation import PROBLEMS, Problem, evaluate
 from app.quality.lengths import by_length
@@ -11,7 +10,6 @@ from app.quality.result import Quality
 
 __all__ = [
     "PROBLEMS",
-    "Bootstrap",
     "Comparison",
     "Difference",
     "Problem",

@@ -18,11 +18,13 @@ _CELLS = 2**16  # weights held at a time: what a core's cache holds
 class Bootstrap:
     """`seed` decides the draws: two models over as many rows get the same ones, which is what pairs them."""
 
-    resamples: int = 1000
-    seed: int = 0
+    resamples: int
+    seed: int
 
-    def interval(self, statistic: Statistic, rows: int) -> tuple[float, float]:
-        """Quantiles .025 and .975 of the statistic; resamples in which it is not defined do not count."""
+    def interval(self, statistic: Statistic, rows: int) -> tuple[float, float] | None:
+        """Quantiles .025 and .975 of the statistic; resamples in which it is not defined do not count. None for no resamples."""
+        if not self.resamples:
+            return None
         return _percentiles(np.concatenate([statistic(w_RN) for w_RN in self._weights(rows)]))
 
     def difference(self, first: Statistic, second: Statistic, rows: int) -> tuple[float, float]:

@@ -50,27 +50,27 @@ class Comparison:
 
 
 def compare(
-    problem: Problem, a: Any, b: Any, targets: Any, *, labels: Sequence[str] = (), bootstrap: Bootstrap = Bootstrap()
+    problem: Problem, a: Any, b: Any, targets: Any, labels: Sequence[str] = (), resamples: int = 1000, seed: int = 0
 ) -> Comparison:
     """Answers `a` and `b` to the same rows; see `evaluate` for shapes. Raises ValueError."""
-    if targets is None:
+    if targets is None and problem != "masked_lm":
         raise ValueError("there are no labelled rows to compare on")
-    first = evaluate(problem, a, targets, b, labels=labels, bootstrap=bootstrap)
-    second = evaluate(problem, b, targets, a, labels=labels, bootstrap=bootstrap)
+    first = evaluate(problem, a, targets, b, labels, resamples, seed)
+    second = evaluate(problem, b, targets, a, labels, resamples, seed)
     only_first = only_second = None
     if first.right_N is not None and second.right_N is not None:
         only_first = float((first.right_N & ~second.right_N).mean())
         only_second = float((second.right_N & ~first.right_N).mean())
-    found = difference(first, second, bootstrap)
+    found = difference(first, second, resamples, seed)
     return Comparison(first, second, found, first.figures["agreement"], only_first, only_second)
 
 
-def difference(first: Quality, second: Quality, bootstrap: Bootstrap = Bootstrap()) -> Difference:
+def difference(first: Quality, second: Quality, resamples: int = 1000, seed: int = 0) -> Difference:
     """second - first with a paired bootstrap over rows (Efron 1979): both are scored on the same draws.
 
     Raises ValueError for two qualities of different metrics or rows.
     """
     if first.metric != second.metric or len(first) != len(second):
         raise ValueError(f"{first.metric} of {len(first)} rows cannot be held against {second.metric} of {len(second)} rows")
-    interval = bootstrap.difference(first.statistic, second.statistic, len(first))
+    interval = Bootstrap(resamples, seed).difference(first.statistic, second.statistic, len(first))
     return Difference(second.value - first.value, interval)

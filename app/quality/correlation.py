@@ -11,7 +11,7 @@ def spearman_of(x_N: Floats, y_N: Floats, pairs: tuple[np.ndarray, np.ndarray] |
 
     A row drawn w times is w tied rows: with S the weight below a value and G the weight at it, its average rank is
     S + (G + 1) / 2. With `pairs` = (i, j), x and y belong to pairs of rows and a pair is drawn w_i w_j times.
-    NaN where all x or all y are the same.
+    0 where all x are the same, NaN where all y are: who says nothing knows nothing, but what does not vary cannot be known.
     """
     rank_x, rank_y = _ranks_of(x_N), _ranks_of(y_N)
 
@@ -75,11 +75,13 @@ def _ranks_of(x_N: Floats) -> Statistic:
 
 
 def _weighted_pearson(x_RN: Floats, y_RN: Floats, w_RN: Floats) -> Floats:
-    total_R1 = w_RN.sum(axis=1, keepdims=True)
+    total_R1 = np.maximum(w_RN.sum(axis=1, keepdims=True), 1)  # 0 where no pair was drawn
     x_RN = x_RN - (w_RN * x_RN).sum(axis=1, keepdims=True) / total_R1
     y_RN = y_RN - (w_RN * y_RN).sum(axis=1, keepdims=True) / total_R1
     wx_RN = w_RN * x_RN
     covariance_R = (wx_RN * y_RN).sum(axis=1)
-    scale_R = np.sqrt((wx_RN * x_RN).sum(axis=1) * (w_RN * y_RN * y_RN).sum(axis=1))
-    result: Floats = np.divide(covariance_R, scale_R, out=np.full_like(scale_R, np.nan), where=scale_R > 0)
+    spread_x_R, spread_y_R = (wx_RN * x_RN).sum(axis=1), (w_RN * y_RN * y_RN).sum(axis=1)
+    unvaried_R = np.where(spread_y_R > 0, 0.0, np.nan)
+    scale_R = np.sqrt(spread_x_R * spread_y_R)
+    result: Floats = np.divide(covariance_R, scale_R, out=unvaried_R, where=scale_R > 0)
     return np.clip(result, -1, 1)

@@ -7,14 +7,16 @@ import numpy as np
 
 from app.quality.bootstrap import Bootstrap, value_of
 from app.quality.correlation import pearson, ranks, spearman, spearman_of, varied
-from app.quality.result import Floats, Ints, Quality, finite
+from app.quality.result import Floats, Ints, Quality, finite, same_rows
 
 _PAIRS = 5000  # of rows, whose cosines stand for all
 _SEED = 0  # every model is asked about the same pairs
 
 
 def evaluate(outputs: Any, targets: Any, teacher: Any, labels: Sequence[str], bootstrap: Bootstrap) -> Quality:
-    """With targets: vectors [N, 2, E] of N pairs of texts and their similarities [N]. Without: vectors [N, E] and a teacher.
+    """With targets: two arrays [N, E], of the first and the second text of N pairs, and the pairs' similarities [N].
+
+    Without: one array [N, E] and the teacher's.
 
     spearman         rank correlation of cos(u, v) with the similarities (main with targets)
     pearson          linear correlation of the same
@@ -24,29 +26,29 @@ def evaluate(outputs: Any, targets: Any, teacher: Any, labels: Sequence[str], bo
     uniformity       log mean exp(-2 |u - v|²) over the pairs; 0 when all vectors are the same (arXiv 2005.10242)
     A row's score is 1 - |rank - rank of the target| / (N - 1) with targets; else the mean of 1 - |cos - teacher's cos|
     over its pairs.
-    Raises ValueError for fewer than two pairs, vectors that are not finite, and cosines or targets that are all the same.
+    A model for which all pairs are equally similar correlates 0 with everything.
+    Raises ValueError for fewer than two pairs, vectors that are not finite, and targets that are all the same.
     """
     if targets is None:
         if teacher is None:
             raise ValueError("vectors need either similarities of pairs or a teacher to be held against")
+        same_rows(outputs, teacher, "the teacher's answers")
         return _unlabelled(_unit(outputs), _unit(teacher), bootstrap)
-    unit_N2E, targets_N = _unit(outputs), finite(targets, "the similarities hold")
-    if unit_N2E.ndim != 3 or unit_N2E.shape[1] != 2:
-        raise ValueError(f"pairs of vectors have the shape [rows, 2, width], not {list(unit_N2E.shape)}")
-    return _paired(unit_N2E, targets_N, None if teacher is None else _unit(teacher), bootstrap)
+    unit_2NE = _pairs(outputs, targets, "labels")
+    theirs_2NE = None if teacher is None else _pairs(teacher, targets, "the teacher's answers")
+    return _paired(unit_2NE, finite(targets, "the similarities hold"), theirs_2NE, bootstrap)
 
 
-def _paired(unit_N2E: Floats, targets_N: Floats, teacher_N2E: Floats | None, bootstrap: Bootstrap) -> Quality:
-    cosine_N = _pair_cosines(unit_N2E)
+def _paired(unit_2NE: Floats, targets_N: Floats, teacher_2NE: Floats | None, bootstrap: Bootstrap) -> Quality:
+    cosine_N = _pair_cosines(unit_2NE)
     varied(targets_N, "all similarities are the same")
-    varied(cosine_N, "the model finds every pair equally similar")
     statistic = spearman_of(cosine_N, targets_N)
     rows = len(cosine_N)
     value = value_of(statistic, rows)
     fidelity, closeness = None, None
-    if teacher_N2E is not None:
-        fidelity = spearman(cosine_N, _pair_cosines(teacher_N2E))
-        closeness = _teacher_cosine(unit_N2E, teacher_N2E)
+    if teacher_2NE is not None:
+        fidelity = spearman(cosine_N, _pair_cosines(teacher_2NE))
+        closeness = _teacher_cosine(unit_2NE, teacher_2NE)
     return Quality(
         metric="spearman",
         value=value,
@@ -73,7 +75,6 @@ def _unlabelled(unit_NE: Floats, teacher_NE: Floats, bootstrap: Bootstrap) -> Qu
     cosine_K = (unit_NE[first_K] * unit_NE[second_K]).sum(axis=1)
     teacher_K = (teacher_NE[first_K] * teacher_NE[second_K]).sum(axis=1)
     varied(teacher_K, "the teacher finds all rows equally similar")
-    varied(cosine_K, "the model finds all rows equally similar")
     statistic = spearman_of(cosine_K, teacher_K, pairs=(first_K, second_K))
     fidelity = value_of(statistic, rows)
     close_K = 1 - np.abs(cosine_K - teacher_K)
@@ -118,8 +119,17 @@ def _unit(vectors: Any) -> Floats:
     return result
 
 
-def _pair_cosines(unit_N2E: Floats) -> Floats:
-    result: Floats = (unit_N2E[:, 0] * unit_N2E[:, 1]).sum(axis=1)
+def _pairs(vectors: Any, targets: Any, what: str) -> Floats:
+    if len(vectors) == 2:
+        first, second = vectors
+        same_rows(first, targets, what)
+        if np.shape(first) == np.shape(second) and np.ndim(first) == 2:
+            return _unit(np.stack([first, second]))
+    raise ValueError("pairs are two arrays of vectors, [rows, width] each")
+
+
+def _pair_cosines(unit_2NE: Floats) -> Floats:
+    result: Floats = (unit_2NE[0] * unit_2NE[1]).sum(axis=1)
     return result
 
 

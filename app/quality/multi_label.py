@@ -7,7 +7,7 @@ import numpy as np
 
 from app.quality import calibration
 from app.quality.bootstrap import Bootstrap, ratio_of, value_of
-from app.quality.result import Bools, Floats, Quality, f1_row, finite, logits, macro_f1, names_of
+from app.quality.result import Bools, Floats, Quality, f1_row, finite, logits, macro_f1, names_of, same_rows
 
 
 def evaluate(outputs: Any, targets: Any, teacher: Any, labels: Sequence[str], bootstrap: Bootstrap) -> Quality:
@@ -23,6 +23,7 @@ def evaluate(outputs: Any, targets: Any, teacher: Any, labels: Sequence[str], bo
     A row's score is its own F1: 1 where there is nothing to find and nothing is found.
     Raises ValueError for no rows, answers that are not finite, and targets without a single label.
     """
+    same_rows(outputs, targets, "labels")
     logits_NC, targets_NC = logits(outputs), np.asarray(targets) > 0
     if logits_NC.shape != targets_NC.shape:
         raise ValueError(f"answers have the shape {logits_NC.shape}, labels {targets_NC.shape}")
@@ -37,6 +38,10 @@ def evaluate(outputs: Any, targets: Any, teacher: Any, labels: Sequence[str], bo
     table = _per_label(logits_NC, predicted_NC, targets_NC, names_of(labels, logits_NC.shape[1]))
     confidence_NC = 1 / (1 + np.exp(-np.abs(logits_NC)))
     bins = calibration.reliability(confidence_NC.ravel(), right_NC.ravel())
+    agreement = None
+    if teacher is not None:
+        same_rows(outputs, teacher, "the teacher's answers")
+        agreement = float((predicted_NC == (finite(teacher) > 0)).mean())
     loss_NC = np.logaddexp(0, np.where(targets_NC, -logits_NC, logits_NC))
     return Quality(
         metric="micro_f1",
@@ -49,7 +54,7 @@ def evaluate(outputs: Any, targets: Any, teacher: Any, labels: Sequence[str], bo
             "mean_average_precision": float(np.mean([c["average_precision"] for c in table if c["support"]])),
             "ece": calibration.expected_error(bins),
             "nll": float(loss_NC.mean()),
-            "agreement": None if teacher is None else float((predicted_NC == (finite(teacher) > 0)).mean()),
+            "agreement": agreement,
             "reliability": bins,
         },
         per_class=table,

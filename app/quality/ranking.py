@@ -7,7 +7,7 @@ import numpy as np
 
 from app.quality.bootstrap import Bootstrap, mean_of, value_of
 from app.quality.correlation import kendall
-from app.quality.result import Floats, Quality, finite
+from app.quality.result import Floats, Quality, finite, same_rows
 
 DEPTH = 10
 
@@ -29,6 +29,7 @@ def evaluate(outputs: Any, targets: Any, teacher: Any, labels: Sequence[str], bo
         if teacher is None:
             raise ValueError("scores need either graded relevance or a teacher to be held against")
         return _unlabelled(outputs, teacher, bootstrap)
+    same_rows(outputs, targets, "labels")
     found = [_group(scores, grades, n) for n, (scores, grades) in enumerate(zip(outputs, targets, strict=True))]
     names = ("ndcg_at_10", "mrr_at_10", "map", "recall_at_1", "recall_at_10")
     figures_NF = np.array(found, dtype=np.float64)
@@ -99,6 +100,7 @@ def _dcg(grades_D: Floats) -> float:
 
 
 def _fidelity(outputs: Any, teacher: Any) -> Floats:
+    same_rows(outputs, teacher, "the teacher's answers")
     found = []
     for n, (scores, wanted) in enumerate(zip(outputs, teacher, strict=True)):
         scores_D, wanted_D = finite(scores), finite(wanted, "the teacher answers")

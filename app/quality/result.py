@@ -26,7 +26,7 @@ class Quality:
 
     metric: str
     value: float
-    ci95: tuple[float, float]
+    ci95: tuple[float, float] | None
     figures: dict[str, Any]
     per_class: list[dict[str, Any]]
     row_score: str
@@ -38,8 +38,9 @@ class Quality:
         return len(self.scores_N)
 
     def to_json(self) -> dict[str, Any]:
-        shown = {"metric": self.metric, "value": self.value, "ci95": list(self.ci95), "rows": len(self)}
-        return shown | self.figures | {f"{self.metric}_ci95": list(self.ci95), "per_class": self.per_class}
+        ci95 = None if self.ci95 is None else list(self.ci95)
+        shown = {"metric": self.metric, "value": self.value, "ci95": ci95, "rows": len(self), "row_score": self.row_score}
+        return shown | self.figures | {f"{self.metric}_ci95": ci95, "per_class": self.per_class}
 
 
 def finite(values: Any, what: str = "the model answers") -> Floats:

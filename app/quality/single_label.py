@@ -7,7 +7,7 @@ import numpy as np
 
 from app.quality import calibration
 from app.quality.bootstrap import Bootstrap, mean_of
-from app.quality.result import Ints, Quality, f1_row, finite, log_softmax, logits, macro_f1, names_of
+from app.quality.result import Ints, Quality, f1_row, finite, log_softmax, logits, macro_f1, names_of, same_rows
 
 
 def evaluate(outputs: Any, targets: Any, teacher: Any, labels: Sequence[str], bootstrap: Bootstrap) -> Quality:
@@ -21,6 +21,7 @@ def evaluate(outputs: Any, targets: Any, teacher: Any, labels: Sequence[str], bo
     Raises ValueError for no rows, answers that are not finite, and labels the model does not know.
     """
     targets_N = np.asarray(targets, dtype=np.int64)
+    same_rows(outputs, targets_N, "labels")
     logits_NC = logits(outputs)
     classes = logits_NC.shape[1]
     if targets_N.min() < 0 or targets_N.max() >= classes:
@@ -32,6 +33,10 @@ def evaluate(outputs: Any, targets: Any, teacher: Any, labels: Sequence[str], bo
     bins = calibration.reliability(np.exp(log_p_NC.max(axis=1)), right_N)
     accuracy = float(scores_N.mean())
     statistic = mean_of(scores_N)
+    agreement = None
+    if teacher is not None:
+        same_rows(outputs, teacher, "the teacher's answers")
+        agreement = float((predicted_N == finite(teacher).argmax(axis=1)).mean())
     return Quality(
         metric="accuracy",
         value=accuracy,
@@ -41,7 +46,7 @@ def evaluate(outputs: Any, targets: Any, teacher: Any, labels: Sequence[str], bo
             "macro_f1": macro_f1(table),
             "ece": calibration.expected_error(bins),
             "nll": float(-log_p_NC[np.arange(len(targets_N)), targets_N].mean()),
-            "agreement": None if teacher is None else float((predicted_N == finite(teacher).argmax(axis=1)).mean()),
+            "agreement": agreement,
             "reliability": bins,
         },
         per_class=table,

@@ -7,14 +7,16 @@ import numpy as np
 
 from app.quality import calibration
 from app.quality.bootstrap import Bootstrap, ratio_of, value_of
-from app.quality.result import Bools, Floats, Ints, Quality, Statistic, f1_row, finite, log_softmax, macro_f1, names_of
+from app.quality.result import Bools, Floats, Ints, Quality, Statistic, f1_row, finite, log_softmax, macro_f1, names_of, same_rows
 from app.quality.spans import Scheme, Spans, decode, same
 
 IGNORED = -100
 
 
 def evaluate(outputs: Any, targets: Any, teacher: Any, labels: Sequence[str], bootstrap: Bootstrap) -> Quality:
-    """Per row logits [T, C] and class numbers [T], -100 where a token has no label; or both padded, [N, T, C] and [N, T].
+    """Per row class numbers [T], -100 where a token has no label, and logits [T, C], or those of all rows in one array [sum T, C].
+
+    Both may be padded as well, [N, T] and [N, T, C].
 
     entity_f1        2 TP / (2 TP + FP + FN) over entities: right are bounds and type, after B-/I- decoding as in the CoNLL
                      evaluation (main); precision and recall likewise
@@ -25,7 +27,7 @@ def evaluate(outputs: Any, targets: Any, teacher: Any, labels: Sequence[str], bo
     A row's score is its token accuracy; resamples draw whole rows, since tokens of one row are not independent.
     Raises ValueError for no labelled token, answers that are not finite, and targets without any entity.
     """
-    row_P, targets_P, logits_PC = _flat(outputs, targets)
+    row_P, targets_P, logits_PC = _flat(outputs, targets, "labels")
     rows, classes = len(targets), logits_PC.shape[1]
     if targets_P.min() < 0 or targets_P.max() >= classes:
         raise ValueError(f"a label lies outside the model's {classes} classes")
@@ -34,7 +36,11 @@ def evaluate(outputs: Any, targets: Any, teacher: Any, labels: Sequence[str], bo
     right_P = predicted_P == targets_P
     tokens_N, right_N = _per_row(row_P, rows), _per_row(row_P[right_P], rows)
     bins = calibration.reliability(np.exp(log_p_PC.max(axis=1)), right_P)
-    agreement = None if teacher is None else float((predicted_P == _flat(teacher, targets)[2].argmax(axis=1)).mean())
+    agreement = (
+        None
+        if teacher is None
+        else float((predicted_P == _flat(teacher, targets, "the teacher's answers")[2].argmax(axis=1)).mean())
+    )
     scheme = Scheme.of(names)
     if scheme.types:
         figures, table, statistic = _entities(row_P, rows, predicted_P, targets_P, scheme)
@@ -65,8 +71,14 @@ def evaluate(outputs: Any, targets: Any, teacher: Any, labels: Sequence[str], bo
     )
 
 
-def _flat(outputs: Any, targets: Any) -> tuple[Ints, Ints, Floats]:
+def _flat(outputs: Any, targets: Any, what: str) -> tuple[Ints, Ints, Floats]:
     """Row number, class and logits of every labelled token."""
+    if isinstance(outputs, np.ndarray) and outputs.ndim == 2:
+        ends = np.cumsum([len(row) for row in targets])
+        if len(targets) and ends[-1] != len(outputs):
+            raise ValueError(f"{len(outputs)} answers for {ends[-1]} tokens")
+        outputs = np.split(outputs, ends[:-1])
+    same_rows(outputs, targets, what)
     kept = [np.asarray(row) != IGNORED for row in targets]
     for n, (row_TC, kept_T) in enumerate(zip(outputs, kept, strict=True)):
         if len(row_TC) != len(kept_T):

@@ -62,7 +62,7 @@ def test_f1_precision_recall_and_types(wanted: list[list[int]], seed: int) -> No
     rng = np.random.default_rng(seed)
     wanted = [[1, 2, 0], *wanted]  # at least one entity
     predicted = [[k if rng.random() < 0.7 else int(rng.integers(0, 5)) for k in row] for row in wanted]
-    found = quality.evaluate("tokens", [np.eye(5)[row] for row in predicted], wanted, labels=LABELS)
+    found = quality.evaluate("tokens", [np.eye(5)[row] for row in predicted], wanted, None, LABELS)
     truth = {(n, *e) for n, row in enumerate(wanted) for e in _entities([LABELS[k] for k in row])}
     guess = {(n, *e) for n, row in enumerate(predicted) for e in _entities([LABELS[k] for k in row])}
     hit = len(truth & guess)
@@ -83,17 +83,19 @@ def test_tokens_without_a_label_are_left_out_and_padding_makes_no_difference() -
     """-100 stands on special tokens and on the second pieces of words: entities go on across them."""
     ragged = [[-100, 1, -100, 2, 0, -100], [-100, 3, -100]]
     answers = [np.eye(5)[[4, 1, 3, 2, 0, 1]], np.eye(5)[[2, 3, 0]]]
-    found = quality.evaluate("tokens", answers, ragged, labels=LABELS)
+    found = quality.evaluate("tokens", answers, ragged, None, LABELS)
     assert (found.value, found.figures["tokens"], found.figures["entities"]) == (1.0, 4, 2)
     padded = np.full((2, 6), -100)
     logits = np.full((2, 6, 5), 7.0)
     for n, row in enumerate(ragged):
         padded[n, : len(row)], logits[n, : len(row)] = row, answers[n]
-    assert quality.evaluate("tokens", logits, padded, labels=LABELS).to_json() == found.to_json()
+    assert quality.evaluate("tokens", logits, padded, None, LABELS).to_json() == found.to_json()
+    in_a_line = np.concatenate(answers)
+    assert quality.evaluate("tokens", in_a_line, ragged, None, LABELS).to_json() == found.to_json()
 
 
 def test_labels_without_a_prefix_are_scored_by_token() -> None:
-    found = quality.evaluate("tokens", [np.eye(3)[[0, 1, 1]], np.eye(3)[[2]]], [[0, 1, 2], [2]], labels=["NOUN", "VERB", "X"])
+    found = quality.evaluate("tokens", [np.eye(3)[[0, 1, 1]], np.eye(3)[[2]]], [[0, 1, 2], [2]], None, ["NOUN", "VERB", "X"])
     assert (found.metric, found.value) == ("token_accuracy", 0.75)
     assert [c["label"] for c in found.per_class] == ["NOUN", "VERB", "X"]
     assert found.figures["macro_f1"] == pytest.approx((1 + 2 / 3 + 2 / 3) / 3)
@@ -101,5 +103,5 @@ def test_labels_without_a_prefix_are_scored_by_token() -> None:
 
 def test_agreement_is_over_labelled_tokens() -> None:
     wanted = [[-100, 1, 2, 0]]
-    found = quality.evaluate("tokens", [np.eye(5)[[0, 1, 2, 0]]], wanted, [np.eye(5)[[4, 1, 2, 3]]], labels=LABELS)
+    found = quality.evaluate("tokens", [np.eye(5)[[0, 1, 2, 0]]], wanted, [np.eye(5)[[4, 1, 2, 3]]], LABELS)
     assert found.figures["agreement"] == pytest.approx(2 / 3)
