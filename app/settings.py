@@ -41,6 +41,8 @@ class Settings(BaseSettings):
     checkpoint_steps: int | None = None
     stop_grace_seconds: float = 25.0
     threads: int = 0  # torch threads of a run child; 0: cores / slots
+    teacher_cache_bytes: int = 20 * 2**30  # per project: teacher outputs and fitted teachers
+    plugins_dir: Path | None = None  # operator's own plug-ins: objectives/, students/, … one file each
     hub_endpoint: str | None = None
     hub_offline: bool = False
     hub_max_bytes: int = 64 * 2**30  # of one model

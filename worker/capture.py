@@ -6,6 +6,7 @@ Shapes: B sequences, T tokens, D hidden, H heads, S numbers of a head.
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -75,8 +76,10 @@ def _watched(model: PreTrainedModel, layers: frozenset[int]) -> Iterator[Mapping
             ) from error
         for layer, found in seen.items():
             part = parts[layer - 1]
-            for module in (part.query, part.key, part.value):
-                handles.append(module.register_forward_hook(lambda _m, _i, out, into=found: into.append(out)))
+            handles += [
+                module.register_forward_hook(lambda _m, _i, out, into=found: into.append(out))
+                for module in (part.query, part.key, part.value)
+            ]
     result: dict[int, tuple[Tensor, ...]] = {}
     try:
         yield result
@@ -109,4 +112,4 @@ def influence(states: Mapping[int, Tensor], mask_BT: Tensor) -> list[float]:
     """Block influence of every layer, 1 − mean cos(h_l, h_{l+1}) over valid tokens. Source: ShortGPT, arXiv 2403.03853."""
     valid = mask_BT.bool()
     flat = [states[i][valid].float() for i in sorted(states)]
-    return [1 - float(torch.cosine_similarity(a, b, dim=-1).mean()) for a, b in zip(flat, flat[1:], strict=False)]
+    return [1 - float(torch.cosine_similarity(a, b, dim=-1).mean()) for a, b in pairwise(flat)]

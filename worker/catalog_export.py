@@ -1,5 +1,9 @@
-"""`make catalog`: writes app/domain/catalog.json, so that the API can check and show every plug-in without importing torch."""
+"""`make catalog`: writes app/domain/catalog.json, so that the API can check and show every plug-in without importing torch.
 
+With an operator's own plug-ins: `python -m worker.catalog_export --plugins DIR --out FILE`, and RETORT_CATALOG=FILE for the API.
+"""
+
+import argparse
 import inspect
 import json
 from pathlib import Path
@@ -18,6 +22,8 @@ def build() -> dict[str, Any]:
             entry: dict[str, Any] = {"doc": inspect.getdoc(cls) or "", "schema": cls.Params.model_json_schema()}
             if needs := getattr(cls, "needs", None):
                 entry["needs"] = sorted(needs)
+            if problems := getattr(cls, "problems", None):
+                entry["problems"] = sorted(problems)
             if room == "recipes":
                 entry["stages"] = cls.stages
             catalog[room][name] = entry
@@ -29,4 +35,10 @@ def render() -> str:
 
 
 if __name__ == "__main__":
-    TARGET.write_text(render())
+    parser = argparse.ArgumentParser(description="Write the catalogue of plug-ins.")
+    parser.add_argument("--plugins", type=Path, help="a folder with rooms of further plug-ins")
+    parser.add_argument("--out", type=Path, default=TARGET)
+    wanted = parser.parse_args()
+    if wanted.plugins is not None:
+        plugins.also_in(wanted.plugins)
+    wanted.out.write_text(render())

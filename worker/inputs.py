@@ -48,6 +48,7 @@ def build_request(job: Job, given: Inputs) -> RunRequest:
         files={role: str(blobs.file(entry["id"])) for role, entry in files.items()},
         formats={role: entry["format"] for role, entry in files.items()},
         teacher_dir=str(model_dir(job.inputs.get("teacher"), "teacher", given)),
+        ensemble_dirs=[str(model_dir(source, "teacher", given)) for source in job.inputs.get("ensemble") or []],
         student_dir=str(model_dir(student, "student", given)) if (student := job.inputs.get("student")) else None,
         device=settings.worker_device if device == "auto" else device,
         threads=settings.threads or max(1, (os.cpu_count() or 1) // max(1, settings.worker_slots)),
@@ -55,6 +56,8 @@ def build_request(job: Job, given: Inputs) -> RunRequest:
         checkpoint_every_seconds=settings.checkpoint_seconds,
         micro_batch_divisor=int(job.usage.get("micro_batch_divisor", 1)),
         stall_seconds=STALL_SECONDS,
+        plugins_dir=str(settings.plugins_dir.resolve()) if settings.plugins_dir is not None else None,
+        cache_bytes=settings.teacher_cache_bytes,
     )
 
 
@@ -66,6 +69,13 @@ def _pin_revisions(job: Job, given: Inputs) -> None:
         if source.get("source") == "hub" and not fetcher.COMMIT.fullmatch(source.get("revision") or ""):
             commit = fetcher.resolve(source["model"], source.get("revision"), given.settings)
             inputs[role] = {**source, "revision": commit}
+    pinned = []
+    for source in inputs.get("ensemble") or []:
+        if source.get("source") == "hub" and not fetcher.COMMIT.fullmatch(source.get("revision") or ""):
+            source = {**source, "revision": fetcher.resolve(source["model"], source.get("revision"), given.settings)}
+        pinned.append(source)
+    if pinned:
+        inputs["ensemble"] = pinned
     if inputs != job.inputs:
         given.pin(inputs)
         job.inputs = inputs

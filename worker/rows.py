@@ -117,6 +117,7 @@ class Batch:
     token_types_BT: Tensor | None = None
     positions_BT: Tensor | None = None  # bool: the positions that count
     sizes: tuple[int, ...] = ()  # sequences of each example
+    examples: tuple[int, ...] = ()  # their numbers in Rows
     mix: Mix | None = None
 
     @property
@@ -124,7 +125,7 @@ class Batch:
         return int(self.attention_mask_BT.sum())
 
     @property
-    def members_GK(self) -> Tensor:
+    def members_GK(self) -> Tensor:  # noqa: N802
         """bool: where an example of ranking has a document."""
         sizes_G = torch.tensor(self.sizes, device=self.labels.device)
         return torch.arange(int(sizes_G.max()), device=self.labels.device)[None, :] < sizes_G[:, None]
@@ -219,7 +220,14 @@ def collate(rows: Rows, examples: Sequence[int], draw: int = 0) -> Batch:
         labels = torch.tensor([label for e in examples for label in rows.labels[e]], dtype=torch.long)
     else:
         labels = _labels([rows.labels[e] for e in examples], rows.problem, sizes)
-    return Batch(torch.tensor(which), ids_BT, mask_BT, labels, rows.problem, types, positions_BT, sizes)
+    return Batch(torch.tensor(which), ids_BT, mask_BT, labels, rows.problem, types, positions_BT, sizes, tuple(examples))
+
+
+def mixed(batch: Batch, share: float, partner_B: Tensor) -> Batch:
+    """The same rows blended with their partners; they have no labels of their own, the teacher alone speaks of them."""
+    unknown = torch.full_like(batch.labels, float("nan") if batch.labels.is_floating_point() else NO_LABEL)
+    mask_BT = batch.attention_mask_BT | batch.attention_mask_BT[partner_B]
+    return replace(batch, attention_mask_BT=mask_BT, labels=unknown, mix=Mix(share, partner_B))
 
 
 def _labels(labels: list[Any], problem: str, sizes: tuple[int, ...]) -> Tensor:

@@ -198,6 +198,10 @@ class SilentObjective(JobError):
     code, title = "objective_without_gradient", "A weighted objective gives no gradient"
 
 
+class ObjectivesOutOfBalance(JobError):
+    code, title = "objectives_out_of_balance", "One objective drowns another"
+
+
 class ExportMismatch(JobError):
     code, title = "export_mismatch", "The exported model differs from the trained one"
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from worker.evaluators.base import Encoded, Ints, Stop, run_session
+from worker.evaluators.base import Feed, Stop, feeds
+from worker.rows import Rows
 
 BATCH_SIZES = (1, 8, 32)
 _WARM_UP = 3
@@ -16,7 +17,11 @@ _WARM_UP = 3
 @dataclass(frozen=True)
 class Subject:
     session: Any
-    rows: Encoded
+    rows: Rows  # plain sequences
+
+    @property
+    def inputs(self) -> list[str]:
+        return [i.name for i in self.session.get_inputs()]
 
 
 @dataclass
@@ -49,18 +54,18 @@ def measure(
             for size in BATCH_SIZES:
                 times[name].calls[size].append([_call(subject.session, batch) for batch in batches[name][size]])
         done += 1
-    count = {name: sum(len(b[0]) for b in batches[name][1]) for name in subjects}
+    count = {name: sum(len(b["input_ids"]) for b in batches[name][1]) for name in subjects}
     return {name: _figures(times[name], count[name], done) for name in subjects}
 
 
 def _batches(
     subjects: Mapping[str, Subject], rows: int, budget: float, stop: Stop
-) -> dict[str, dict[int, list[tuple[Ints, Ints]]]]:
+) -> dict[str, dict[int, list[Feed]]]:
     """The same rows for all subjects, spread over the test set; few enough for three rounds within the budget."""
     cost = 0.0
     for subject in subjects.values():
         stop()
-        probe = [subject.rows.batch([r]) for r in range(min(_WARM_UP, len(subject.rows)))]
+        probe = feeds(subject.rows.only(range(min(_WARM_UP, len(subject.rows)))), subject.inputs, 1)
         for batch in probe:
             _call(subject.session, batch)
         cost += sum(_call(subject.session, batch) for batch in probe) / len(probe)
@@ -70,14 +75,14 @@ def _batches(
     chosen = np.linspace(0, available - 1, count).round().astype(int).tolist()
     result = {}
     for name, subject in subjects.items():
-        taken = subject.rows.take(chosen)
-        result[name] = {size: [taken.batch(numbers) for numbers in taken.batches(size)] for size in BATCH_SIZES}
+        taken = subject.rows.only(chosen)
+        result[name] = {size: feeds(taken, subject.inputs, size) for size in BATCH_SIZES}
     return result
 
 
-def _call(session: Any, batch: tuple[Ints, Ints]) -> float:
+def _call(session: Any, batch: Feed) -> float:
     started = time.perf_counter()
-    run_session(session, *batch)
+    session.run(None, batch)
     return time.perf_counter() - started
 
 

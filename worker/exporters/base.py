@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar
 
+from worker.heads.base import Head
 from worker.plugins import PluginParams
 
 
@@ -19,5 +20,5 @@ class Exporter(ABC):
         self.params: Any = self.Params.model_validate(params)
 
     @abstractmethod
-    def export(self, model_dir: Path, out_dir: Path) -> Path:
-        """Write the exported form of `model_dir` (a transformers folder) into `out_dir`; returns its main file."""
+    def export(self, model_dir: Path, out_dir: Path, head: Head) -> Path:
+        """Write the exported form of `model_dir` (a transformers folder of this task) into `out_dir`; returns its main file."""

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from app.domain.errors import ArtifactCorrupt
 from worker.exporters.base import Exporter
+from worker.heads.base import Head
 
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -23,7 +24,7 @@ _TELLS_WHERE = ("_name_or_path", "name_or_path")
 
 
 class Safetensors(Exporter):
-    """Copies config.json, the weights and the tokenizer's files; `AutoModelForSequenceClassification` loads the result.
+    """Copies config.json, the weights and the tokenizer's files; transformers loads the result.
 
     JSON files are rewritten with sorted keys and without the folder they were loaded from, so equal models give equal
     bytes. Raises ArtifactCorrupt when config.json or model.safetensors is missing.
@@ -31,7 +32,7 @@ class Safetensors(Exporter):
 
     name: ClassVar[str] = "safetensors"
 
-    def export(self, model_dir: Path, out_dir: Path) -> Path:
+    def export(self, model_dir: Path, out_dir: Path, head: Head) -> Path:
         export_tokenizer(model_dir, out_dir)
         weights = model_dir / "model.safetensors"
         if not weights.is_file():

@@ -43,11 +43,10 @@ class About:
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a model says of all examples of a split, in their order, as numbers. Only one or two of them are there."""
+    """What a model says of every sequence of a split, in the rows' order; only what the task needs is there."""
 
-    logits_NC: NDArray[np.float32] | None = None
+    logits: Any = None  # (N, C); a list of (P, C) for tokens; (P, 3) scores of a masked language model
     embedding_BE: NDArray[np.float32] | None = None
-    scores: list[NDArray[np.float32]] | None = None  # per example of ranking
 
 
 class Head(ABC):
@@ -64,7 +63,7 @@ class Head(ABC):
 
     # -- models ------------------------------------------------------------------------------------------------------
 
-    def load(self, folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    def load(self, folder: Path, dtype: torch.dtype = torch.float32, attention: str | None = None) -> PreTrainedModel:
         """The folder's model with this task's head: its own where it fits, a fresh one otherwise (torch is seeded)."""
         config = self.configured(AutoConfig.from_pretrained(folder, local_files_only=True))
         own = self.fits(folder)
@@ -75,6 +74,7 @@ class Head(ABC):
             use_safetensors=True,
             local_files_only=True,
             dtype=dtype,
+            **({} if attention is None else {"attn_implementation": attention}),
             **_no_pooler(self.auto, config),
         )
         return model
@@ -139,8 +139,12 @@ class Head(ABC):
         """What a prediction of this task consists of."""
 
     @abstractmethod
-    def judge(self, outputs: Outputs, rows: Rows, teacher: Outputs | None, resamples: int = 0) -> Quality:
-        """Quality of these answers; `resamples` of the bootstrap, 0: no interval."""
+    def judge(self, outputs: Outputs, rows: Rows, teacher: Outputs | None, resamples: int = 0, seed: int = 0) -> Quality:
+        """Quality of these answers over the rows that can be judged. Raises ValueError where it is not defined."""
+
+    def comparable(self, outputs: Outputs, rows: Rows) -> Outputs:
+        """A teacher's outputs as `judge` of another model takes them."""
+        return outputs
 
     @torch.no_grad()
     def predict(
@@ -163,19 +167,18 @@ class Head(ABC):
             return Outputs()
         index = torch.cat([batch.index_B.cpu() for _, _, batch in found])
 
-        def ordered(values: list[Tensor]) -> NDArray[np.float32]:
+        def ordered(values: list[Tensor]) -> NDArray[np.float32] | None:
+            if not values:
+                return None
             joined = torch.cat([value.float().cpu() for value in values])
             result = torch.empty_like(joined)
             result[index] = joined
             return np.asarray(result.numpy(), dtype=np.float32)
 
-        logits = [s.logits_NC for _, s, _ in found if s.logits_NC is not None]
-        vectors = [s.embedding_BE for _, s, _ in found if s.embedding_BE is not None]
-        return Outputs(ordered(logits) if logits else None, ordered(vectors) if vectors else None)
-
-
-def labels_array(rows: Rows, dtype: Any) -> NDArray[Any]:
-    return np.array([float("nan") if label == -100 else label for label in rows.labels], dtype=dtype)
+        return Outputs(
+            ordered([s.logits_NC for _, s, _ in found if s.logits_NC is not None]),
+            ordered([s.embedding_BE for _, s, _ in found if s.embedding_BE is not None]),
+        )
 
 
 def _no_pooler(auto: Any, config: Any) -> dict[str, bool]:

@@ -7,10 +7,10 @@ import numpy as np
 from torch import Tensor
 from transformers import AutoModel, PreTrainedModel
 
-from app import quality
+from app.quality import Quality, evaluate
 from worker import capture
-from worker.heads.base import Head, Outputs, labels_array
-from worker.rows import NO_LABEL, Batch, Rows, tokenize
+from worker.heads.base import Head, Outputs
+from worker.rows import NO_LABEL, Batch, Rows, has_label, tokenize
 from worker.signals import Signals, Wants
 
 
@@ -47,15 +47,18 @@ class Embedding(Head):
     def answers(self) -> Wants:
         return Wants(embedding=True)
 
-    def judge(self, outputs: Outputs, rows: Rows, teacher: Outputs | None, resamples: int = 0) -> quality.Quality:
+    def judge(self, outputs: Outputs, rows: Rows, teacher: Outputs | None, resamples: int = 0, seed: int = 0) -> Quality:
         """Spearman of cosine and score over the scored pairs; without any, fidelity to the teacher's similarities."""
-        assert outputs.embedding_BE is not None
-        labels = labels_array(rows, np.float32)
-        scored = [e for e, size in enumerate(rows.sizes or []) if size == 2 and not np.isnan(labels[e])]
-        theirs = None if teacher is None else teacher.embedding_BE
+        sizes = rows.sizes or [1] * len(rows)
+        scored = [e for e, size in enumerate(sizes) if size == 2 and has_label(rows.labels[e])]
+        mine, theirs = outputs.embedding_BE, None if teacher is None else teacher.embedding_BE
+        assert mine is not None
         if not scored:
-            return quality.evaluate("embedding", outputs.embedding_BE, None, theirs, (), resamples)
+            return evaluate("embedding", mine, None, theirs, resamples=resamples, seed=seed)
         first = np.array([rows.examples[e][0] for e in scored])
-        pairs = (outputs.embedding_BE[first], outputs.embedding_BE[first + 1])
-        both = None if theirs is None else (theirs[first], theirs[first + 1])
-        return quality.evaluate("embedding", pairs, labels[scored], both, (), resamples)
+
+        def pairs(vectors_BE: Any) -> Any:
+            return None if vectors_BE is None else (vectors_BE[first], vectors_BE[first + 1])
+
+        targets = np.array([rows.labels[e] for e in scored], dtype=np.float64)
+        return evaluate("embedding", pairs(mine), targets, pairs(theirs), resamples=resamples, seed=seed)

@@ -7,7 +7,8 @@ import numpy as np
 from torch import Tensor
 from transformers import AutoModelForMaskedLM, PreTrainedModel
 
-from app import quality
+from app.quality import Quality, evaluate
+from app.quality.masked_lm import score
 from worker import anatomy, capture
 from worker.heads.base import Head, Outputs
 from worker.rows import Batch, Masking, Rows, tokenize
@@ -41,15 +42,17 @@ class MaskedLM(Head):
         return Wants(logits=True)
 
     def gather(self, rows: Rows, found: list[tuple[list[int], Signals, Batch]]) -> Outputs:
-        """Per masked position: was it guessed, and −log q of the right word. Not all V scores: they would fill the memory."""
-        told = []
-        for _, signals, batch in found:
+        """What `score` says of every masked position, row after row: all V scores of all rows would fill the memory."""
+        parts: list[Any] = [None] * len(rows)
+        for examples, signals, batch in found:
             assert signals.logits_NC is not None
-            log_q_NV = signals.logits_NC.float().log_softmax(-1)
-            nll_N = -log_q_NV.gather(1, batch.labels[:, None])[:, 0]
-            right_N = (log_q_NV.argmax(-1) == batch.labels).float()
-            told.append(np.stack([right_N.cpu().numpy(), nll_N.cpu().numpy()], axis=1))
-        return Outputs(np.concatenate(told).astype(np.float32) if told else None)
+            assert batch.positions_BT is not None
+            counts = batch.positions_BT.sum(1).tolist()
+            pieces = zip(examples, signals.logits_NC.float().cpu().split(counts), batch.labels.cpu().split(counts), strict=True)
+            for e, logits_PV, wanted_P in pieces:
+                parts[e] = score(logits_PV.numpy(), wanted_P.numpy())
+        return Outputs(np.concatenate(parts))
 
-    def judge(self, outputs: Outputs, rows: Rows, teacher: Outputs | None, resamples: int = 0) -> quality.Quality:
-        return quality.evaluate("masked_lm", outputs.logits_NC, None, None if teacher is None else teacher.logits_NC, (), resamples)
+    def judge(self, outputs: Outputs, rows: Rows, teacher: Outputs | None, resamples: int = 0, seed: int = 0) -> Quality:
+        theirs = None if teacher is None else teacher.logits
+        return evaluate("masked_lm", outputs.logits, None, theirs, resamples=resamples, seed=seed)

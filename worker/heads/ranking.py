@@ -1,17 +1,19 @@
 """Documents in the order of their relevance to a query: a cross-encoder reads both at once, a bi-encoder compares vectors."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedModel
 
-from app import quality
+from app.quality import Quality, evaluate
 from worker import capture
 from worker.heads.base import About, Head, Outputs
-from worker.rows import Batch, Rows, tokenize
+from worker.rows import Batch, Rows, has_label, tokenize
 from worker.signals import Signals, Wants
 
 SCALE = 20.0  # of a bi-encoder's cosine: what a softmax over documents needs; sentence-transformers' own default
@@ -41,8 +43,6 @@ class Ranking(Head):
         return config
 
     def fits(self, folder: Any) -> bool:
-        import json
-
         config = json.loads((folder / "config.json").read_text())
         head = any(name.endswith(self.suffix) for name in config.get("architectures") or [])
         return not self.cross or (head and len(config.get("id2label") or {0: "", 1: ""}) == 1)
@@ -89,18 +89,28 @@ class Ranking(Head):
         return torch.nn.utils.rnn.pad_sequence(groups, batch_first=True)
 
     def answers(self) -> Wants:
-        return Wants(scores=True)
+        return Wants(logits=self.cross, embedding=not self.cross)
 
-    def gather(self, rows: Rows, found: list[tuple[list[int], Signals, Batch]]) -> Outputs:
-        scores: list[Any] = [None] * len(rows.examples)
-        for examples, signals, _ in found:
-            assert signals.scores_GK is not None
-            for e, row in zip(examples, signals.scores_GK.float().cpu().numpy(), strict=True):
-                scores[e] = row[: len(rows.labels[e])]
-        return Outputs(scores=scores)
+    def ranked(self, outputs: Outputs, rows: Rows) -> list[NDArray[np.float32]]:
+        """Scores of every query's documents."""
+        sizes = tuple(len(e) for e in rows.examples)
+        flat_B = torch.from_numpy(outputs.logits[:, 0]) if self.cross else None
+        vectors_BE = torch.from_numpy(outputs.embedding_BE) if outputs.embedding_BE is not None else None
+        padded = self.scores(flat_B, vectors_BE, sizes).numpy()
+        return [row[: size - (not self.cross)] for row, size in zip(padded, sizes, strict=True)]
 
-    def judge(self, outputs: Outputs, rows: Rows, teacher: Outputs | None, resamples: int = 0) -> quality.Quality:
-        targets = [np.array(row, dtype=np.float32) for row in rows.labels]
-        labelled = any(not np.isnan(row).all() for row in targets)
-        theirs = None if teacher is None else teacher.scores
-        return quality.evaluate("ranking", outputs.scores, targets if labelled else None, theirs, (), resamples)
+    def judge(self, outputs: Outputs, rows: Rows, teacher: Outputs | None, resamples: int = 0, seed: int = 0) -> Quality:
+        """`teacher` holds scores per query in `logits`: its own scorer's `comparable`."""
+        labelled = [e for e, label in enumerate(rows.labels) if has_label(label)]
+        found = self.ranked(outputs, rows)
+        theirs = None if teacher is None else teacher.logits
+        if not labelled:
+            return evaluate("ranking", found, None, theirs, resamples=resamples, seed=seed)
+        targets = [np.nan_to_num(np.array(rows.labels[e], dtype=np.float64)) for e in labelled]
+        own = [found[e] for e in labelled]
+        return evaluate(
+            "ranking", own, targets, None if theirs is None else [theirs[e] for e in labelled], resamples=resamples, seed=seed
+        )
+
+    def comparable(self, outputs: Outputs, rows: Rows) -> Outputs:
+        return Outputs(logits=self.ranked(outputs, rows))

@@ -1,7 +1,7 @@
 """Which head a task has."""
 
-from pathlib import Path
 import json
+from pathlib import Path
 
 from worker.heads.base import About, Head
 from worker.heads.embedding import Embedding

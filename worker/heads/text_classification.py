@@ -7,10 +7,10 @@ import numpy as np
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
-from app import quality
+from app.quality import Quality, evaluate
 from worker import capture
 from worker.heads.base import Head, Outputs
-from worker.rows import NO_LABEL, Batch, Rows, tokenize
+from worker.rows import NO_LABEL, Batch, Rows, has_label, tokenize
 from worker.signals import Signals, Wants
 
 _TYPES = {"single_label": "single_label_classification", "multi_label": "multi_label_classification", "regression": "regression"}
@@ -52,7 +52,9 @@ class TextClassification(Head):
     def answers(self) -> Wants:
         return Wants(logits=True)
 
-    def judge(self, outputs: Outputs, rows: Rows, teacher: Outputs | None, resamples: int = 0) -> quality.Quality:
-        targets = np.array(rows.labels, dtype=np.int64 if self.about.problem == "single_label" else np.float32)
-        theirs = None if teacher is None else teacher.logits_NC
-        return quality.evaluate(self.about.problem, outputs.logits_NC, targets, theirs, self.about.labels, resamples)
+    def judge(self, outputs: Outputs, rows: Rows, teacher: Outputs | None, resamples: int = 0, seed: int = 0) -> Quality:
+        known = [i for i, label in enumerate(rows.labels) if has_label(label)]
+        targets = np.array([rows.labels[i] for i in known])
+        theirs = None if teacher is None else teacher.logits[known]
+        problem: Any = self.about.problem
+        return evaluate(problem, outputs.logits[known], targets, theirs, labels=self.about.labels, resamples=resamples, seed=seed)

@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 from transformers import AutoModelForTokenClassification, PreTrainedModel
 
-from app import quality
+from app.quality import Quality, evaluate
 from worker import capture
 from worker.heads.base import Head, Outputs
 from worker.rows import NO_LABEL, Batch, Rows
@@ -47,22 +46,20 @@ class TokenClassification(Head):
         return Wants(logits=True)
 
     def gather(self, rows: Rows, found: list[tuple[list[int], Signals, Batch]]) -> Outputs:
-        """Words of all rows, row after row."""
-        if not found:
-            return Outputs()
-        parts: list[Tensor] = [torch.empty(0)] * len(rows)
+        """(P, C) for the P words of every row."""
+        parts: list[Any] = [None] * len(rows)
         for examples, signals, batch in found:
-            assert signals.logits_NC is not None and batch.positions_BT is not None
+            assert signals.logits_NC is not None
+            assert batch.positions_BT is not None
             split = signals.logits_NC.float().cpu().split(batch.positions_BT.sum(1).tolist())
             for e, part in zip(examples, split, strict=True):
-                parts[e] = part
-        return Outputs(np.asarray(torch.cat(parts).numpy(), dtype=np.float32))
+                parts[e] = part.numpy()
+        return Outputs(parts)
 
-    def judge(self, outputs: Outputs, rows: Rows, teacher: Outputs | None, resamples: int = 0) -> quality.Quality:
+    def judge(self, outputs: Outputs, rows: Rows, teacher: Outputs | None, resamples: int = 0, seed: int = 0) -> Quality:
         targets = [np.array(row, dtype=np.int64) for row in rows.labels]
-        return quality.evaluate(
-            "tokens", outputs.logits_NC, targets, None if teacher is None else teacher.logits_NC, self.about.labels, resamples
-        )
+        theirs = None if teacher is None else teacher.logits
+        return evaluate("tokens", outputs.logits, targets, theirs, labels=self.about.labels, resamples=resamples, seed=seed)
 
 
 def _first_pieces(word_ids: list[int | None]) -> list[int]:

@@ -6,14 +6,24 @@ import platform
 import shutil
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from app.domain.errors import InvalidRequest
+from worker.exporters.onnx import inputs_of, outputs_of
 from worker.exporters.safetensors import Safetensors, export_tokenizer
-from worker.phases import prepared
+from worker.heads.base import Head
+from worker.phases import runs
 from worker.phases.base import Context
 
 NAME = "packaging"
+_PIPELINES = {
+    "text-classification": "text-classification",
+    "token-classification": "token-classification",
+    "embedding": "sentence-similarity",
+    "ranking": "text-ranking",
+    "masked-lm": "fill-mask",
+}
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "onnx", "onnxruntime", "numpy")
 
 
@@ -21,35 +31,44 @@ def run(context: Context) -> None:
     """Fills package/ (the artifact) and writes result.json, the fields of DoneEvent."""
     out = context.fresh("package")
     report = json.loads((context.output("evaluation") / "report.json").read_text(encoding="utf-8"))
-    data = prepared.describe(context.output("prepared"))
-    _weights(context, out)
+    data = json.loads((context.output("prepared") / "data.json").read_text(encoding="utf-8"))
+    head = runs.head(context, "student")
+    _weights(context, out, head)
     context.stop()
     context.advance(NAME, 0.4)
     backends = _graphs(context, out)
     config = json.loads((out / "config.json").read_text())
+    inputs = inputs_of(head, SimpleNamespace(**config))
+    embeds = "embedding" in outputs_of(head)
     card = {
         "format": 1,
         "kind": "student",
         "task": context.spec.task,
+        "problem": data["problem"],
         "labels": data["labels"],
+        "pairs": data["pairs"] or "token_type_ids" in inputs or (context.spec.task == "ranking" and not embeds),
+        "inputs": inputs,
+        "scorer": head.about.scorer if context.spec.task == "ranking" else None,
         "max_length": data["max_length"],
-        "embedding_dim": config.get("hidden_size", config.get("dim")),
+        "embedding_dim": config.get("hidden_size", config.get("dim")) if embeds else None,
         "pooling": "mean",
         "normalize": True,
         "backends": backends,
     }
     (out / "retort.json").write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    (out / "README.md").write_text(_model_card(context, report, card), encoding="utf-8")
+    (out / "README.md").write_text(_model_card(context, report, card, head), encoding="utf-8")
     context.stop()
     manifest = context.seal("package")
     context.advance(NAME, 1.0)
     _write_result(context, manifest["digest"], report, data)
 
 
-def _weights(context: Context, out: Path) -> None:
+def _weights(context: Context, out: Path, head: Head) -> None:
     student = context.output("student")
     if "safetensors" in context.spec.exports:
-        Safetensors().export(student, out)
+        Safetensors().export(student, out, head)
+        if (student / "adapter").is_dir():
+            shutil.copytree(student / "adapter", out / "adapter")
     else:
         export_tokenizer(student, out)
 
@@ -75,32 +94,37 @@ def _graphs(context: Context, out: Path) -> list[dict[str, str]]:
     return [{"backend": "onnx_runtime", "file": f"onnx/{name}", "precision": precision} for name, precision in wanted]
 
 
-def _model_card(context: Context, report: dict[str, Any], card: dict[str, Any]) -> str:
+def _model_card(context: Context, report: dict[str, Any], card: dict[str, Any], head: Head) -> str:
     """No timings, times or attempt numbers: the artifact's digest must not depend on them."""
     served = "quantized" if "quantized" in report["models"] else "student"
-    accuracy = {who: f"{report['models'][who]['quality']['accuracy']:.4f}" for who in ("teacher", served)}
+    reached = {who: f"{report['models'][who]['quality']['value']:.4f}" for who in ("teacher", served)}
+    metric = report["summary"]["metric"].replace("_", " ")
+    over = f" over {len(card['labels'])} labels" if card["labels"] else ""
     teacher = context.spec.teacher
     lines = [
         "---",
         "library_name: transformers",
-        "pipeline_tag: text-classification",
+        f"pipeline_tag: {_PIPELINES[context.spec.task]}",
         "tags: [distillation]",
         "---",
         f"# {context.spec.output.model_name or context.spec.name}",
         "",
-        f"A student of `{teacher.model}`, distilled by Retort for {card['task']} over {len(card['labels'])} labels.",
+        f"A student of `{teacher.model}`, distilled by Retort for {card['task']}{over}.",
         "",
-        f"Accuracy on {report['rows']:,} test rows: {accuracy[served]} (teacher {accuracy['teacher']}).",
-        f"Texts are cut at {card['max_length']} tokens; `embedding` is the mean of the last hidden states, "
-        f"{card['embedding_dim']} numbers, of unit length.",
+        f"{metric[:1].upper()}{metric[1:]} on {report['rows']:,} test rows: {reached[served]} (teacher {reached['teacher']}).",
+        f"Texts are cut at {card['max_length']} tokens."
+        + (
+            f" `embedding` is the mean of the last hidden states, {card['embedding_dim']} numbers, of unit length."
+            if card["embedding_dim"]
+            else ""
+        ),
         "",
-        "Labels: " + ", ".join(f"`{label}`" for label in card["labels"]),
-        "",
+        *(["Labels: " + ", ".join(f"`{label}`" for label in card["labels"]), ""] if card["labels"] else []),
         "## Files",
         "",
-        "- `config.json`, `model.safetensors`, `tokenizer.json`: `AutoModelForSequenceClassification.from_pretrained`",
+        "- `config.json`, `model.safetensors`, `tokenizer.json`: transformers' `from_pretrained`",
         *(
-            f"- `{b['file']}` ({b['precision']}): ONNX Runtime; in `input_ids`, `attention_mask`; out `logits`, `embedding`"
+            f"- `{b['file']}` ({b['precision']}): ONNX Runtime; in {_quoted(card['inputs'])}; out {_quoted(outputs_of(head))}"
             for b in card["backends"]
         ),
         "- `retort.json`: labels, cut and preferred files, for serving",
@@ -109,11 +133,15 @@ def _model_card(context: Context, report: dict[str, Any], card: dict[str, Any]) 
     return "\n".join(lines)
 
 
+def _quoted(names: list[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
 def _write_result(context: Context, digest: str, report: dict[str, Any], data: dict[str, Any]) -> None:
     result = {
         "model_dir": "package",
         "digest": digest,
-        "reports": ["evaluation/report.json", "evaluation/report.md"],
+        "reports": ["evaluation/report.json", "evaluation/report.md", "evaluation/report.html"],
         "summary": report["summary"],
         "params": report["models"]["student"]["params"],
         "usage": {"training_steps": sum(s["steps"] for s in report["training"].get("stages", [])), "rows": data["counts"]},

@@ -1,41 +1,58 @@
-"""Student → ONNX graph → INT8 graph, each held against the trained model before anything is built on it."""
+"""Student → ONNX graph → INT8 graph, each held against the trained model before anything is built on it.
+
+A scheme that trains (quantization-aware distillation) first goes on with the student under its own arithmetic.
+"""
 
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from app.domain.errors import ExportMismatch
 from worker import plugins
-from worker.evaluators.base import Encoded, Outputs, encode, onnx_outputs, open_session, torch_outputs
+from worker.evaluators.base import compare, feeds, onnx_outputs, open_session
 from worker.exporters.onnx import Onnx
-from worker.phases import prepared
+from worker.heads.base import Head, Outputs
+from worker.phases import qat, runs
 from worker.phases.base import Context
+from worker.quantizers.base import Calibration
+from worker.rows import Rows
 
 NAME = "quantizing"
 PARITY_ROWS = 256
+CALIBRATION_ROWS = 256
 FLOAT_TOLERANCE = 1e-3  # largest logit difference between the trained and the exported float model
+LEAST_COSINE = 1 - 1e-5  # of the vectors of the two
 _BATCH = 32
 _DRIFT = 0.95  # below this agreement with the float model the report carries a warning
 
 
 def run(context: Context) -> None:
     """Fills quantized/: model.onnx, model_int8.onnx unless the scheme is none, quantization.json."""
+    block = context.spec.quantization
+    quantizer = plugins.get("quantizers", block.scheme)(**block.params)
+    if quantizer.trains and not context.sealed("qat"):
+        qat.run(context, quantizer)
+        context.seal("qat")
     out = context.fresh("quantized")
-    student = context.output("student")
-    rows = _rows(context)
-    trained = torch_outputs(student, rows, _BATCH, stop=context.stop)
-    context.advance(NAME, 0.3)
+    head, student = runs.head(context, "student"), context.output("student")
+    rows = _some(context, head, "validation", PARITY_ROWS)
+    trained = _trained(head, student, rows)
+    context.advance(NAME, 0.5 if quantizer.trains else 0.3)
 
-    float_file = Onnx().export(student, out)
+    float_file = Onnx().export(student, out, head)
     context.stop()
-    float_parity = compare(trained, _outputs(float_file, rows, context))
+    float_parity = compare(trained, _outputs(float_file, head, rows, context))
     hold_float(float_parity)
     context.advance(NAME, 0.6)
 
-    block = context.spec.quantization
-    report = plugins.get("quantizers", block.scheme)(**block.params).quantize(float_file, out)
+    source = float_file
+    if quantizer.trains:  # its own float weights, which are not the student's
+        (out / "qat").mkdir()
+        source = Onnx().export(context.output("qat"), out / "qat", head)
+    report = quantizer.quantize(source, out, _calibration(context, head, source))
     context.stop()
     context.advance(NAME, 0.8)
     found: dict[str, Any] = {
@@ -44,55 +61,77 @@ def run(context: Context) -> None:
         "bytes": report.bytes,
         "float_bytes": float_file.stat().st_size,
     }
-    found |= {"float_parity": float_parity, "rows": len(rows)}
+    found |= {"float_parity": float_parity, "rows": len(rows.examples)}
     if report.file is not None:
-        found |= {"quantized": len(report.quantized), "kept_float": len(report.kept_float)}
-        found["parity"] = _int8_parity(context, out / report.file, rows, trained)
+        found |= {"quantized": len(report.quantized), "kept_float": len(report.kept_float), "calibration_error": report.error}
+        found["fallbacks"] = [fallback.__dict__ for fallback in report.fallbacks]
+        found["parity"] = _int8_parity(context, out / report.file, head, rows, trained)
+        if quantizer.trains:
+            simulated = qat.simulated(context, quantizer, head, rows)
+            found["parity_trained"] = compare(simulated, _outputs(out / report.file, head, rows, context))
+            found["training"] = json.loads((context.output("qat") / "training.json").read_text())
     (out / "quantization.json").write_text(json.dumps(found, indent=1, sort_keys=True))
     context.seal("quantized")
 
 
-def compare(expected: Outputs, found: Outputs) -> dict[str, float]:
-    """max_abs_logit_diff, min_cosine of the vectors, and the share of rows with the same argmax."""
-    return {
-        "max_abs_logit_diff": float(np.abs(expected.logits - found.logits).max()),
-        "min_cosine": float((expected.embedding.astype(np.float64) * found.embedding).sum(axis=1).min()),
-        "agreement": float((expected.logits.argmax(axis=1) == found.logits.argmax(axis=1)).mean()),
-    }
-
-
 def hold_float(parity: dict[str, float]) -> None:
-    """Raises ExportMismatch unless the float graph gives the trained model's logits. NaN does not pass."""
-    if not parity["max_abs_logit_diff"] <= FLOAT_TOLERANCE:
+    """Raises ExportMismatch unless the float graph gives the trained model's answers. NaN does not pass."""
+    apart, cosine = parity.get("max_abs_logit_diff", 0.0), parity.get("min_cosine", 1.0)
+    if not (apart <= FLOAT_TOLERANCE and cosine >= LEAST_COSINE):
         raise ExportMismatch(
-            f"The exported model's logits differ from the trained model's by {parity['max_abs_logit_diff']:.3g}; "
-            f"at most {FLOAT_TOLERANCE:g} is allowed.",
+            f"The exported model's logits differ from the trained model's by {apart:.3g} (allowed {FLOAT_TOLERANCE:g}), "
+            f"its vectors have a cosine of {cosine:.6f}.",
             param="student",
             hint="This architecture does not survive the export. Choose a BERT, RoBERTa, ELECTRA or DistilBERT student.",
         )
 
 
-def _int8_parity(context: Context, path: Path, rows: Encoded, trained: Outputs) -> dict[str, float]:
-    """Against the trained model; `batch_logit_diff` is how far a row's logits move between batch 1 and a padded batch."""
+def _trained(head: Head, folder: Path, rows: Rows) -> Outputs:
+    return head.predict(head.load(folder), rows, torch.device("cpu"), _BATCH)
+
+
+def _int8_parity(context: Context, path: Path, head: Head, rows: Rows, trained: Outputs) -> dict[str, float]:
+    """Against the trained model; `batch_drift` is how far a sequence's answer moves between batch 1 and a padded batch."""
     session = open_session(path, threads=1)
-    padded = onnx_outputs(session, rows, _BATCH, context.stop)
-    few = rows.take(range(min(64, len(rows))))
-    alone = onnx_outputs(session, few, 1, context.stop)
-    parity = compare(trained, padded)
-    parity["batch_logit_diff"] = float(np.abs(alone.logits - padded.logits[: len(few)]).max())
-    if parity["agreement"] < _DRIFT:
-        share = f"{1 - parity['agreement']:.1%} of {len(rows)} validation rows"
+    parity = compare(trained, onnx_outputs(session, head, rows, _BATCH, context.stop))
+    parity["batch_drift"] = _batch_drift(session, rows)
+    if parity.get("agreement", 1.0) < _DRIFT:
+        share = f"{1 - parity['agreement']:.1%} of {len(rows.examples)} validation rows"
         context.warn("int8_drift", f"The INT8 student answers {share} differently from the float student.")
     return parity
 
 
-def _rows(context: Context) -> Encoded:
-    folder = context.output("prepared")
-    split = prepared.read_split(folder, "validation", labelled=False, limit=PARITY_ROWS, seed=context.spec.seed)
-    if not len(split):
-        split = prepared.read_split(folder, "train", labelled=False, limit=PARITY_ROWS, seed=context.spec.seed)
-    return encode(context.output("student"), split.texts, int(prepared.describe(folder)["max_length"]))
+def _batch_drift(session: Any, rows: Rows) -> float:
+    """Largest difference of the first output's numbers, over the shortest sequences: alone, and beside a longer one."""
+    names = [i.name for i in session.get_inputs()]
+    few = rows.sequences().only(range(min(32, len(rows))))
+    worst = 0.0
+    for feed in feeds(few, names, 2):
+        length = int(feed["attention_mask"][0].sum())
+        alone = session.run(None, {name: value[:1, :length] for name, value in feed.items()})[0][0]
+        beside = session.run(None, feed)[0][0]
+        worst = max(worst, float(np.abs(alone - beside[: len(alone)]).max()))
+    return worst
 
 
-def _outputs(path: Path, rows: Encoded, context: Context) -> Outputs:
-    return onnx_outputs(open_session(path, threads=1), rows, _BATCH, context.stop)
+def _calibration(context: Context, head: Head, graph: Path) -> Calibration:
+    rows = _some(context, head, "train", CALIBRATION_ROWS).sequences()
+    rows = rows.only(range(min(len(rows), 2 * CALIBRATION_ROWS)))
+    names = [i.name for i in open_session(graph, threads=1).get_inputs()]
+    return Calibration(graph, feeds(rows, names, _BATCH))
+
+
+def _some(context: Context, head: Head, split: str, limit: int) -> Rows:
+    """Examples of the split, drawn without replacement, in file order; of the training split where it has none."""
+    student = context.output("student")
+    rows = runs.rows(context, split, student, head)
+    if not len(rows):
+        rows = runs.rows(context, "train", student, head)
+    if len(rows.examples) <= limit:
+        return rows
+    drawn = np.random.default_rng(context.spec.seed).choice(len(rows.examples), size=limit, replace=False)
+    return rows.only(sorted(int(r) for r in drawn))
+
+
+def _outputs(path: Path, head: Head, rows: Rows, context: Context) -> Outputs:
+    return onnx_outputs(open_session(path, threads=1), head, rows, _BATCH, context.stop)

@@ -21,6 +21,7 @@ from app.domain.errors import (
     ExportMismatch,
     InvalidRequest,
     LossDiverged,
+    ObjectivesOutOfBalance,
     OutOfMemory,
     SilentObjective,
 )
@@ -32,7 +33,7 @@ from worker.run.watchdog import Watchdog
 
 PHASES = {
     Phase.PREPARING: ("prepare", ["prepared"]),
-    Phase.LABELLING: ("label", ["teacher", "labelled"]),
+    Phase.LABELLING: ("label", ["teacher", "initial", "labelled"]),
     Phase.TRAINING: ("train", ["student"]),
     Phase.QUANTIZING: ("quantize", ["quantized"]),
     Phase.EVALUATING: ("evaluate", ["evaluation"]),
@@ -80,6 +81,10 @@ def main() -> int:
 
 def _run(request: protocol.RunRequest, emit: Callable[[protocol.Event], None], watchdog: Watchdog, current: list[str]) -> None:
     spec = JobSpec.model_validate(request.spec)
+    if request.plugins_dir is not None:
+        from worker import plugins
+
+        plugins.also_in(Path(request.plugins_dir))
     if request.threads:
         import torch
 
@@ -112,7 +117,7 @@ def _explain(error: BaseException, phase: str) -> tuple[int, protocol.FailedEven
         return exitcodes.DISK_FULL, _failed(full, phase)
     if isinstance(error, DatasetInvalid):
         return exitcodes.BAD_DATA, _failed(error, phase)
-    if isinstance(error, LossDiverged | SilentObjective | ExportMismatch):  # the same again next time
+    if isinstance(error, LossDiverged | SilentObjective | ObjectivesOutOfBalance | ExportMismatch):  # the same again next time
         return exitcodes.DIVERGED, _failed(error, phase)
     if isinstance(error, InvalidRequest):
         return exitcodes.BAD_SPEC, _failed(error, phase)

@@ -28,6 +28,7 @@ class RunRequest(_Message):
     files: dict[str, str]  # "training" | "validation" | "test" → path of the uploaded file
     formats: dict[str, str]  # the same keys → "jsonl" | "csv" | "parquet"
     teacher_dir: str
+    ensemble_dirs: list[str] = []  # of teacher.ensemble, in its order
     student_dir: str | None = None  # for student.init = pretrained
     device: str = "auto"
     threads: int = 0  # 0: let torch decide
@@ -35,6 +36,8 @@ class RunRequest(_Message):
     checkpoint_every_seconds: float = 300.0
     micro_batch_divisor: int = 1  # doubled by the supervisor after an out-of-memory exit
     stall_seconds: float = 900.0
+    plugins_dir: str | None = None  # the operator's own plug-ins
+    cache_bytes: int = 20 * 2**30  # teacher outputs and fitted teachers beyond this go, the least recently used first
 
 
 class Command(_Message):

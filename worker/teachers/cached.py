@@ -1,80 +1,164 @@
-"""Teacher outputs labelled once: memory-mapped shards, shared by epochs, stages, attempts and jobs.
+"""Teacher outputs labelled once: shards of tensors, read through the page cache, shared by epochs, stages, attempts and jobs.
 
-    <cache>/<fingerprint>/shard-00007.safetensors      ids (n,) int64 · hashes (n,) int64 · logits (n, C) float32
+    <cache>/<fingerprint>/shard-00007.<kind>.safetensors      ids (n,) · hashes (n,) · starts (n + 1,) · values (rows of it, width)
 
-The fingerprint covers the teacher and every row's tokens, so a shard found under it is the right one; ids and hashes are
-checked all the same. A shard appears by rename: a crash costs at most one, and a resume asks only for the missing ones.
+kinds: `logits` (a row per sequence, or per position that counts) · `embedding` · `h3` (hidden state 3, a row per token, float16).
+The fingerprint covers the teacher and every row's tokens, so a shard found under it is the right one; ids, hashes and the digest
+of the values are checked all the same. A shard appears by rename: a crash costs at most one, a resume asks for the missing ones.
 """
 
 import hashlib
 import os
+import shutil
 import struct
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from app.domain import manifest
 from app.domain.errors import CacheMismatch
 from worker.rows import Rows
 from worker.run.faults import Failpoint, hit
-from worker.teachers.base import Teacher
 
 SHARD_ROWS = 256
+Ask = Callable[[Rows, Sequence[str]], dict[str, tuple[Tensor, list[int]]]]  # kind → (values, rows of it per sequence)
+_WEIGHTS = ("config.json", "tokenizer.json", "vocab.txt", "merges.txt", "spiece.model")
+_IN_USE_SECONDS = 3600.0
 
 
-def fingerprint(teacher: Teacher, rows: Rows) -> str:
-    digest = hashlib.sha256(teacher.fingerprint().encode())
+def model_digest(folder: Path) -> str:
+    """Of everything that decides a model's answers: weights, configuration, tokenizer."""
+    files = [p for p in sorted(folder.iterdir()) if p.name in _WEIGHTS or p.suffix == ".safetensors"]
+    return hashlib.sha256("\n".join(f"{p.name}:{manifest.sha256_file(p)}" for p in files).encode()).hexdigest()
+
+
+def fingerprint(teacher: str, rows: Rows) -> str:
+    digest = hashlib.sha256(teacher.encode())
     for row_id, value in zip(rows.ids, _hashes(rows), strict=True):
         digest.update(struct.pack("<qq", row_id, value))
     return digest.hexdigest()
 
 
 def label(
-    teacher: Teacher, rows: Rows, cache: Path, stop: Callable[[], None], tell: Callable[[int], None], key: str | None = None
-) -> tuple[str, list[str]]:
-    """Ask the teacher for every row that is not in the cache yet. Returns the fingerprint and the shard names in order."""
-    key = key or fingerprint(teacher, rows)
+    ask: Ask, key: str, kinds: Sequence[str], rows: Rows, cache: Path, stop: Callable[[], None], tell: Callable[[int], None]
+) -> int:
+    """Ask for every kind of every row that is not in the cache yet; `rows` are plain sequences. Returns how many were asked."""
     folder = cache / key
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    names = []
+    (folder / "USED").write_text(str(time.time()))
+    asked = 0
     for number, start in enumerate(range(0, len(rows), SHARD_ROWS)):
         part = rows.only(range(start, min(start + SHARD_ROWS, len(rows))))
-        path = folder / f"shard-{number:05d}.safetensors"
-        names.append(path.name)
-        if not _good(path, part):
+        missing = [kind for kind in kinds if not _good(folder / _name(number, kind), part)]
+        if missing:
             stop()
-            _write(path, part, teacher.logits(part))
+            for kind, (values, counts) in ask(part, missing).items():
+                _write(folder / _name(number, kind), part, values, counts)
+            asked += len(part)
         tell(start + len(part))
-    return key, names
+    return asked
 
 
-def read(folder: Path, names: list[str], rows: Rows) -> Tensor:
-    """(N, C) logits for `rows` in their order; raises CacheMismatch when they belong to other rows."""
-    parts, ids, hashes = [], [], []
-    for name in names:
-        with safe_open(folder / name, framework="pt") as shard:  # memory-mapped
-            parts.append(shard.get_tensor("logits"))
-            ids += shard.get_tensor("ids").tolist()
-            hashes += shard.get_tensor("hashes").tolist()
-    if ids != rows.ids or hashes != _hashes(rows):
-        raise CacheMismatch(
-            f"{len(ids)} cached teacher outputs do not belong to the {len(rows)} training rows.",
-            hint="Submit the job again: it labels the rows anew.",
-        )
-    return torch.cat(parts)
+class Kept:
+    """The cached outputs of one teacher for one set of rows. Small kinds are held in memory, hidden states are read in slices."""
+
+    def __init__(self, folder: Path, rows: Rows) -> None:
+        self._folder, self._rows = folder, rows
+        self._shards = -(-len(rows) // SHARD_ROWS)
+        self._whole: dict[str, tuple[Tensor, list[int]]] = {}
+        self._open: dict[str, list[Any]] = {}
+        self._starts: dict[str, list[list[int]]] = {}
+
+    def take(self, kind: str, which: Sequence[int]) -> list[Tensor]:
+        """For each of these sequences its rows of the kind: (1, C) logits, (T, D) hidden states, …"""
+        if kind[0] == "h":
+            return self._slices(kind, which)
+        if kind not in self._whole:
+            values, starts = [], [0]
+            for shard in self._opened(kind):
+                values.append(shard.get_tensor("values"))
+                starts += [starts[-1] + n for n in shard.get_tensor("starts").diff().cumsum(0).tolist()]
+            self._whole[kind] = torch.cat(values), starts
+        whole, starts = self._whole[kind]
+        return [whole[starts[i] : starts[i + 1]] for i in which]
+
+    def rows(self, kind: str, which: Sequence[int]) -> Tensor:
+        """Of all these sequences together; one gather when each has a single row."""
+        self.take(kind, which[:1])
+        if kind[0] != "h" and len(self._whole[kind][0]) == len(self._rows):
+            return self._whole[kind][0][torch.tensor(which)]
+        return torch.cat(self.take(kind, which))
+
+    def _slices(self, kind: str, which: Sequence[int]) -> list[Tensor]:
+        shards, found = self._opened(kind), []
+        for i in which:
+            number, place = divmod(i, SHARD_ROWS)
+            a, b = self._starts[kind][number][place : place + 2]
+            found.append(shards[number].get_slice("values")[a:b])
+        return found
+
+    def _opened(self, kind: str) -> list[Any]:
+        if kind in self._open:
+            return self._open[kind]
+        shards, ids, hashes = [], [], []
+        try:
+            for number in range(self._shards):
+                shard = safe_open(self._folder / _name(number, kind), framework="pt").__enter__()  # memory-mapped
+                shards.append(shard)
+                ids += shard.get_tensor("ids").tolist()
+                hashes += shard.get_tensor("hashes").tolist()
+                self._starts.setdefault(kind, []).append(shard.get_tensor("starts").tolist())
+        except (OSError, SafetensorError) as error:
+            raise CacheMismatch(
+                f"The teacher's cached outputs ({kind}) are gone or damaged.", hint="Submit the job again: it labels the rows anew."
+            ) from error
+        if ids != self._rows.ids or hashes != _hashes(self._rows):
+            raise CacheMismatch(
+                f"{len(ids)} cached teacher outputs do not belong to the {len(self._rows)} rows.",
+                hint="Submit the job again: it labels the rows anew.",
+            )
+        self._open[kind] = shards
+        return shards
 
 
-def _write(path: Path, rows: Rows, logits_NC: Tensor) -> None:
+def trim(cache: Path, limit: int, keep: set[str]) -> None:
+    """Remove the least recently used folders until the cache is within `limit` bytes; none of `keep`, none used just now."""
+    folders = [f for f in cache.iterdir() if f.is_dir()] if cache.is_dir() else []
+    sizes = {f: sum(p.stat().st_size for p in f.rglob("*") if p.is_file()) for f in folders}
+    total = sum(sizes.values())
+    for folder in sorted(folders, key=_used):
+        if total <= limit or folder.name in keep or time.time() - _used(folder) < _IN_USE_SECONDS:
+            continue
+        shutil.rmtree(folder, ignore_errors=True)
+        total -= sizes[folder]
+
+
+def _used(folder: Path) -> float:
+    mark = folder / "USED"
+    return mark.stat().st_mtime if mark.exists() else folder.stat().st_mtime
+
+
+def _name(number: int, kind: str) -> str:
+    return f"shard-{number:05d}.{kind}.safetensors"
+
+
+def _write(path: Path, rows: Rows, values: Tensor, counts: list[int]) -> None:
     staged = path.with_suffix(f".tmp-{os.getpid()}")
+    starts = torch.zeros(len(counts) + 1, dtype=torch.int64)
+    torch.cumsum(torch.tensor(counts), 0, out=starts[1:])
     tensors = {
-        "ids": torch.tensor(rows.ids, dtype=torch.int64),
-        "hashes": torch.tensor(_hashes(rows), dtype=torch.int64),
-        "logits": logits_NC.float().contiguous(),
+        "ids": torch.tensor(rows.ids),
+        "hashes": torch.tensor(_hashes(rows)),
+        "starts": starts,
+        "values": values.contiguous(),
     }
-    save_file(tensors, staged)
+    save_file(tensors, staged, {"sha256": _digest(tensors["values"])})
     with staged.open("rb") as f:
         os.fsync(f.fileno())
     hit(Failpoint.SHARD_WRITTEN)
@@ -86,11 +170,17 @@ def _good(path: Path, rows: Rows) -> bool:
     try:
         with safe_open(path, framework="pt") as shard:
             same = shard.get_tensor("ids").tolist() == rows.ids and shard.get_tensor("hashes").tolist() == _hashes(rows)
-            return same and len(shard.get_tensor("logits")) == len(rows)
+            return same and (shard.metadata() or {}).get("sha256") == _digest(shard.get_tensor("values"))
     except (OSError, SafetensorError):
         return False
 
 
+def _digest(values: Tensor) -> str:
+    return hashlib.sha256(values.contiguous().numpy().tobytes()).hexdigest()
+
+
 def _hashes(rows: Rows) -> list[int]:
-    packed = (struct.pack(f"<{len(row)}i", *row) for row in rows.tokens)
+    """Of a sequence's tokens, and of where its second text begins."""
+    seconds = rows.second or [-1] * len(rows)
+    packed = (struct.pack(f"<{len(row) + 1}i", *row, second) for row, second in zip(rows.tokens, seconds, strict=True))
     return [int.from_bytes(hashlib.sha256(data).digest()[:8], "little", signed=True) for data in packed]

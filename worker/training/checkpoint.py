@@ -8,7 +8,7 @@ A folder is a checkpoint only once its manifest verifies; a crash at any point l
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,19 +36,26 @@ class State:
     best_loss: float | None = None  # decides between equal scores
     stale_epochs: int = 0
     scores: list[float] = field(default_factory=list)
+    metric: str | None = None
     last_loss: float | None = None
     seconds: float = 0.0
     config_hash: str = ""
 
 
-def save(folder: Path, state: State, model: nn.Module, optimizer: torch.optim.Optimizer, best: dict[str, Tensor] | None) -> Path:
-    """Write `folder/step-N` atomically and drop all but the newest two."""
+Optimizers = Sequence[torch.optim.Optimizer]
+
+
+def save(folder: Path, state: State, model: nn.Module, optimizers: Optimizers, best: dict[str, Tensor] | None) -> Path:
+    """Write `folder/step-N` atomically and drop all but the newest two.
+
+    `model` holds everything that changes while training: the student, what is learned beside it, and what a teacher learns.
+    """
     target = folder / f"step-{state.step:06d}"
     staged = folder / f".{target.name}.tmp"
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(parents=True)
     save_file(_plain(model.state_dict()), staged / "model.safetensors")
-    save_file(_moments(model, optimizer), staged / "optimizer.safetensors")
+    save_file(_moments(model, optimizers), staged / "optimizer.safetensors")
     save_file(_rng(), staged / "rng.safetensors")
     if best is not None:
         save_file(best, staged / "best.safetensors")
@@ -80,15 +87,14 @@ def newest(folders: Iterable[Path], config_hash: str) -> tuple[Path, State] | No
     return None
 
 
-def restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[str, Tensor] | None:
-    """Load weights, and with an optimiser its moments and the random state; returns the best weights kept, if any."""
+def restore(path: Path, model: nn.Module, optimizers: Optimizers) -> dict[str, Tensor] | None:
+    """Load weights, moments and the random state; returns the student's best weights kept, if any."""
     model.load_state_dict(load_file(path / "model.safetensors"))
-    if optimizer is not None:
-        _load_moments(model, optimizer, load_file(path / "optimizer.safetensors"))
-        rng = load_file(path / "rng.safetensors")
-        torch.set_rng_state(rng["cpu"])
-        if "cuda" in rng and torch.cuda.is_available():
-            torch.cuda.set_rng_state(rng["cuda"])
+    _load_moments(model, optimizers, load_file(path / "optimizer.safetensors"))
+    rng = load_file(path / "rng.safetensors")
+    torch.set_rng_state(rng["cpu"])
+    if "cuda" in rng and torch.cuda.is_available():
+        torch.cuda.set_rng_state(rng["cuda"])
     best = path / "best.safetensors"
     return load_file(best) if best.exists() else None
 
@@ -109,22 +115,24 @@ def _plain(state: dict[str, Tensor], copy: bool = False) -> dict[str, Tensor]:
     return kept
 
 
-def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def _moments(model: nn.Module, optimizers: Optimizers) -> dict[str, Tensor]:
     flat: dict[str, Tensor] = {}
     for name, parameter in model.named_parameters():
-        for key, value in optimizer.state.get(parameter, {}).items():
-            flat[f"{key}/{name}"] = value.detach().cpu().contiguous().clone()
+        for optimizer in optimizers:
+            for key, value in optimizer.state.get(parameter, {}).items():
+                flat[f"{key}/{name}"] = value.detach().cpu().contiguous().clone()
     return flat or {"empty": torch.zeros(1)}
 
 
-def _load_moments(model: nn.Module, optimizer: torch.optim.Optimizer, flat: dict[str, Tensor]) -> None:
+def _load_moments(model: nn.Module, optimizers: Optimizers, flat: dict[str, Tensor]) -> None:
+    owners = {parameter: o for o in optimizers for group in o.param_groups for parameter in group["params"]}
     for name, parameter in model.named_parameters():
         entry: dict[str, Any] = {}
         for key in ("step", "exp_avg", "exp_avg_sq"):
             if (value := flat.get(f"{key}/{name}")) is not None:
                 entry[key] = value if key == "step" else value.to(parameter.device)
         if entry:
-            optimizer.state[parameter] = entry
+            owners[parameter].state[parameter] = entry
 
 
 def _rng() -> dict[str, Tensor]:

@@ -5,130 +5,120 @@ by that objective's count over the whole window, once, so the result does not de
 
     L = Σ_o weight_o(x) · Σ_window sum_o / Σ_window count_o          x = share of the stage's steps done
 
-Shapes: B rows, C classes, N rows of the split.
+Whoever teaches, and whatever is compared, comes in as signals (`worker/signals.py`); the task comes in as a head.
 """
 
+import random
+import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from app.domain.errors import LossDiverged, SilentObjective
-from app.domain.schedule import Schedule
-from worker.objectives.base import DenseLogits, Objective, StudentOutput
+from worker.heads.base import Head, Outputs
+from worker.objectives.base import Objective
 from worker.phases.base import StopRequested
-from worker.predict import predict
-from worker.rows import Batch, Rows, collate, order
+from worker.rows import Batch, Rows, collate, mixed, order
 from worker.run.faults import Failpoint, hit
+from worker.signals import Shape, Signals, Wants
+from worker.teachers.base import Scene, Source
 from worker.training import checkpoint
+from worker.training.guards import GUARD_STEPS, Guard, gradient_norm, hold_finite
 from worker.training.optim import adamw, learning_rate_at
-from worker.training.vocabulary import CompactVocabulary
-
-GUARD_STEPS = 3  # a weighted objective without gradient for so many steps is a mistake, not a coincidence
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What one run does; plain values from the spec."""
-
-    name: str
-    objectives: Sequence[tuple[Objective, Schedule]]
-    epochs: int
-    learning_rate: float
-    batch_size: int
-    seed: int
-    gradient_accumulation: int = 1
-    weight_decay: float = 0.01
-    warmup_ratio: float = 0.06
-    max_grad_norm: float | None = 1.0
-    max_steps: int | None = None
-    patience: int | None = None
-    train: str = "all"
+from worker.training.plan import Outcome, Place, Plan, Progress
+from worker.training.vocabulary import CompactVocabulary, SameVocabulary
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a run keeps its checkpoints and how it speaks to the outside."""
+class Lessons:
+    """What a stage is taught with: the rows, who answers for them, and what the teacher said of the validation rows."""
 
-    folder: Path
-    earlier: Sequence[Path]
-    config_hash: str
-    device: torch.device
-    mixed_precision: str
-    stop: Callable[[], None]
-    on_progress: Callable[["Progress"], None]
-    on_metrics: Callable[[int, dict[str, float]], None]
-    on_checkpoint: Callable[[int, dict[str, float]], None]
-    every_steps: int | None = None
-    every_seconds: float = 300.0
-    micro_batch_divisor: int = 1
+    train: Rows
+    validation: Rows
+    source: Source | None = None
+    main: Callable[[Batch, Wants], Signals] | None = None
+    main_shape: Shape | None = None
+    previous: PreTrainedModel | None = None
+    validation_teacher: Outputs | None = None
 
 
-@dataclass(frozen=True)
-class Progress:
-    step: int
-    total_steps: int
-    epoch: float
-    examples_done: int
-    examples_total: int
-    loss: float
-    tokens_per_second: float
-    examples_per_second: float
-    eta_seconds: float
-
-
-@dataclass
-class Outcome:
-    steps: int
-    seconds: float
-    final_loss: float | None
-    best_score: float | None
-    scores: list[float] = field(default_factory=list)
-
-
-def fit(model: PreTrainedModel, plan: Plan, train: Rows, validation: Rows, teacher_NC: Tensor | None, place: Place) -> Outcome:
+def fit(model: PreTrainedModel, head: Head, plan: Plan, lessons: Lessons, place: Place) -> Outcome:
     """Train `model` in place, from the newest checkpoint if there is one; returns when done, raises StopRequested when asked.
 
-    `teacher_NC` are the teacher's logits for the rows of `train`, in their order. Raises LossDiverged before a step with
-    a loss or gradient that is not finite, SilentObjective when a weighted objective moves nothing.
+    Raises LossDiverged before a step with a loss or gradient that is not finite, SilentObjective when a weighted objective
+    moves nothing, ObjectivesOutOfBalance when one drowns another.
     """
-    return _Fit(model, plan, train, validation, teacher_NC, place).run()
+    return _Fit(model, head, plan, lessons, place).run()
 
 
 class _Fit:
-    def __init__(
-        self, model: PreTrainedModel, plan: Plan, train: Rows, validation: Rows, teacher_NC: Tensor | None, place: Place
-    ) -> None:
-        self.model, self.plan, self.place = model, plan, place
-        self.train, self.validation, self.teacher_NC = train, validation, teacher_NC
-        _choose_trained(model, plan.train)
-        self.vocabulary = CompactVocabulary(model, train.used_tokens() | validation.used_tokens() | {train.pad_id})
+    def __init__(self, model: PreTrainedModel, head: Head, plan: Plan, lessons: Lessons, place: Place) -> None:
+        self.model, self.head, self.plan, self.place, self.lessons = model, head, plan, place, lessons
+        self.train, self.source = lessons.train, lessons.source
+        choose_trained(model, plan.train, plan.frozen)
+        self.vocabulary = _compact(model, self.train, lessons.validation)
         self.accelerator = Accelerator(cpu=place.device.type == "cpu", mixed_precision=place.mixed_precision)
         nn.Module.to(model, place.device)
-        self.optimizer = adamw(model, plan.learning_rate, plan.weight_decay)
+        self._begin_source()
+        self._set_up(place.device)
+        projections = {o.name: o.projections for o, _ in plan.objectives if any(True for _ in o.projections.parameters())}
+        learned = nn.ModuleDict({"student": model, "beside": nn.ModuleDict(projections)})
+        self.optimizer = adamw(learned, plan.learning_rate, plan.weight_decay)
+        self.trained = [p for p in learned.parameters() if p.requires_grad]
+        everything: dict[str, nn.Module] = dict(learned.items())
+        if self.source is not None and self.source.learns is not None:
+            everything["teacher"] = self.source.learns
+        self.everything = nn.ModuleDict(everything)
+        others = self.source.optimizer if self.source is not None else None
+        self.optimizers = [self.optimizer, *([others] if others is not None else [])]
         divisor = min(place.micro_batch_divisor, plan.batch_size)
         self.micro_size = -(-plan.batch_size // divisor)
         self.per_window = plan.gradient_accumulation * divisor
-        batches = len(order(train, self.micro_size, plan.seed, 0))
+        batches = len(order(self.train, self.micro_size, plan.seed, 0))
         self.windows_per_epoch = -(-batches // self.per_window)
         self.total = min(plan.epochs * self.windows_per_epoch, plan.max_steps or 2**62)
         self.state = checkpoint.State(config_hash=place.config_hash)
         self.best: dict[str, Tensor] | None = None
-        self.silent: dict[str, int] = {}
-        self.loss_ema: float | None = None
+        self.guard = Guard(plan.name, plan.balance)
+        self.student_wants, self.teacher_wants = _wanted([o for o, _ in plan.objectives])
         self.log_every = max(1, self.total // 5000)
+        self.inspect_every = max(10, self.total // 100)  # steps between two looks at every objective's own gradient
+
+    def _begin_source(self) -> None:
+        if self.source is None:
+            return
+        lessons, device = self.lessons, self.place.device
+        if lessons.previous is not None:
+            nn.Module.to(lessons.previous, device)
+        self.scene = Scene(
+            student=self.model,
+            head=self.head,
+            remap=self.vocabulary.remap,
+            device=device,
+            main=lessons.main,
+            main_shape=lessons.main_shape,
+            previous=lessons.previous,
+            optimizer=lambda module: adamw(module, self.plan.learning_rate, self.plan.weight_decay),
+        )
+        self.source.begin(self.scene)
+
+    def _set_up(self, device: torch.device) -> None:
+        ours = self.head.shape(self.model)
+        theirs = self.source.shape(self.scene) if self.source is not None else None
+        for objective, _ in self.plan.objectives:
+            objective.setup(ours, theirs)
+            objective.projections.to(device)
 
     def run(self) -> Outcome:
         found = checkpoint.newest([self.place.folder, *self.place.earlier], self.place.config_hash)
         if found is not None:
             path, self.state = found
-            self.best = checkpoint.restore(path, self.model, self.optimizer)
-            nn.Module.to(self.model, self.place.device)
+            self.best = checkpoint.restore(path, self.everything, self.optimizers)
+            nn.Module.to(self.everything, self.place.device)
         if not self.state.finished:
             self._epochs()
             if self.best is not None:
@@ -137,8 +127,10 @@ class _Fit:
             self._save()
         self.vocabulary.restore()
         self.model.train(False)
+        plans = {o.name: plan for o, _ in self.plan.objectives if (plan := o.plan())}
+        state = self.state
         return Outcome(
-            self.state.step, round(self.state.seconds, 2), self.state.last_loss, self.state.best_score, self.state.scores
+            state.step, round(state.seconds, 2), state.last_loss, state.best_score, state.scores, state.metric, dict(plans)
         )
 
     # -- epochs and windows ------------------------------------------------------------------------------------------
@@ -161,9 +153,9 @@ class _Fit:
 
     def _step(self, window: list[list[int]]) -> None:
         """One optimiser step: all micro-batches forward and backward, then check, clip, move."""
-        batches = [collate(self.train, positions, self.vocabulary.remap) for positions in window]
+        batches = self._batches(window)
         x = self.state.step / self.total
-        counts = [sum(o.count(b.labels_B) for b in batches) for o, _ in self.plan.objectives]
+        counts = [sum(self._count(o, b) for b in batches) for o, _ in self.plan.objectives]
         rate = learning_rate_at(self.state.step, self.total, self.plan.learning_rate, self.plan.warmup_ratio)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -171,74 +163,89 @@ class _Fit:
         values = {o.name: 0.0 for o, _ in self.plan.objectives}
         norms: dict[str, float] = {}
         for batch in batches:
-            for name, part in self._backward(batch, counts, x, values).items():
+            for name, part in self._backward(batch, counts, x, values, len(batches)).items():
                 norms[name] = max(norms.get(name, 0.0), part)  # one micro-batch may hold no row that an objective speaks of
         loss = sum(w(x) * values[o.name] for o, w in self.plan.objectives)
         limit = self.plan.max_grad_norm if self.plan.max_grad_norm is not None else float("inf")
-        trained = [p for p in self.model.parameters() if p.requires_grad]
-        norm = float(self.accelerator.clip_grad_norm_(trained, limit))
-        if not (_finite(loss) and _finite(norm)):
-            raise LossDiverged(
-                f"Stage '{self.plan.name}', step {self.state.step}: loss {loss:g}, gradient norm {norm:g}; no update was made.",
-                param="stages",
-                hint="Lower the learning rate, raise warmup_ratio, or look for rows that are not text.",
-            )
-        self._guard(norms, counts, x)
+        norm = float(self.accelerator.clip_grad_norm_(self.trained, limit))
+        hold_finite(self.plan.name, self.state.step, (loss, norm))
+        weights = {o.name: w(x) for o, w in self.plan.objectives}
+        self.guard.look(self.state.step, {name: weights[name] * part for name, part in norms.items() if weights[name] > 0})
         self.optimizer.step()
+        if self.source is not None:
+            self.source.after_step(rate)
         self.state.step += 1
         self.state.window += 1
         self.state.last_loss = loss
         self._tell(loss, norm, norms, rate, x, values, batches)
         self._save_when_due()
 
-    def _backward(self, batch: Batch, counts: list[int], x: float, values: dict[str, float]) -> dict[str, float]:
-        """Add this micro-batch's part of the gradient; returns each objective's gradient norm at the logits."""
-        device = self.place.device
+    def _batches(self, window: list[list[int]]) -> list[Batch]:
+        """The window's micro-batches, each followed by its mixed self where mix-up is asked for; a function of the step alone."""
+        found = []
+        for n, examples in enumerate(window):
+            draw = (self.plan.seed * 1_000_003 + self.state.step * 101 + n) % 2**31
+            batch = collate(self.train, examples, draw)
+            found.append(batch)
+            if self.plan.mixup is not None and len(examples) > 1:
+                share = random.Random(draw).betavariate(self.plan.mixup, self.plan.mixup)
+                partner_B = torch.randperm(len(batch.index_B), generator=torch.Generator().manual_seed(draw))
+                found.append(mixed(batch, max(share, 1 - share), partner_B))
+        return found
+
+    @staticmethod
+    def _count(objective: Objective, batch: Batch) -> int:
+        """Mixed rows have no hidden states that could be compared, and no labels."""
+        if batch.mix is not None and ("teacher" not in objective.needs or {"hidden", "qkv", "labels"} & objective.needs):
+            return 0
+        return objective.count(batch)
+
+    def _backward(self, batch: Batch, counts: list[int], x: float, values: dict[str, float], parts: int) -> dict[str, float]:
+        """Add this micro-batch's part of the gradient; returns each objective's gradient norm, at the steps that look at it."""
+        looked = self.state.step < GUARD_STEPS or self.state.step % self.inspect_every == 0
+        ids_BT = self.vocabulary.remap(batch.input_ids_BT).to(self.place.device)
+        batch = batch.to(self.place.device)
         with self.accelerator.autocast():
-            output = self.model(input_ids=batch.input_ids_BT.to(device), attention_mask=batch.attention_mask_BT.to(device))
-        student = StudentOutput(logits_BC=output.logits)
-        teacher = None if self.teacher_NC is None else DenseLogits(self.teacher_NC[batch.index_B].to(device))
-        labels_B = batch.labels_B.to(device)
-        total = output.logits.new_zeros((), dtype=torch.float32)
+            student = self.head.forward(self.model, batch, self._student_wants(batch), ids_BT)
+            teacher = self.source.signals(batch, self.teacher_wants) if self.source is not None and self.teacher_wants else None
+        total: Tensor | None = None
         norms: dict[str, float] = {}
         for (objective, weight), count in zip(self.plan.objectives, counts, strict=True):
-            if not count:
+            if not count or not self._count(objective, batch):
                 continue
-            mean = objective(student, teacher, labels_B, x) / count
+            mean = objective(student, teacher, batch, x) / count
             values[objective.name] += float(mean.detach())
-            if self.state.step < GUARD_STEPS or self.state.step % 10 == 0:
-                grad = torch.autograd.grad(mean, output.logits, retain_graph=True)[0]
-                norms[objective.name] = float(grad.norm())
-            total = total + weight(x) * mean
-        if total.requires_grad:
+            if looked and weight(x) > 0:
+                norms[objective.name] = gradient_norm(mean, self.trained)
+            total = weight(x) * mean if total is None else total + weight(x) * mean
+        if total is not None and total.requires_grad:
             self.accelerator.backward(total)
+        if self.source is not None:
+            self.source.learn(student.detached(), batch, 1 / parts)
         return norms
 
-    def _guard(self, norms: dict[str, float], counts: list[int], x: float) -> None:
-        for (objective, weight), count in zip(self.plan.objectives, counts, strict=True):
-            if self.state.step >= GUARD_STEPS or not count or weight(x) == 0 or norms.get(objective.name, 1.0) > 0:
-                continue
-            self.silent[objective.name] = self.silent.get(objective.name, 0) + 1
-            if self.silent[objective.name] == GUARD_STEPS:
-                raise SilentObjective(
-                    f"Stage '{self.plan.name}': objective '{objective.name}' has weight {weight(x):g} but no gradient.",
-                    param="stages",
-                    hint="Does the teacher equal the student, or is every label the same? Remove the objective or mend the data.",
-                )
+    def _student_wants(self, batch: Batch) -> Wants:
+        if batch.mix is None:
+            return self.student_wants
+        return Wants(logits=self.student_wants.logits, embedding=self.student_wants.embedding)
 
     # -- validation, saving, telling ---------------------------------------------------------------------------------
 
     def _validated(self) -> bool:
         """Score the epoch; True when early stopping says enough."""
-        labelled = self.validation.labelled()
-        if not len(labelled):
+        rows, teacher = self.lessons.validation, self.lessons.validation_teacher
+        if not len(rows) or (teacher is None and not len(rows.labelled())):
             return False
-        logits_NC = predict(self.model, labelled, self.place.device, self.vocabulary.remap)
-        labels_N = torch.tensor(labelled.labels)
-        score = round(float((logits_NC.argmax(-1) == labels_N).float().mean()), 6)
-        loss = float(nn.functional.cross_entropy(logits_NC, labels_N))
+        remap = self.vocabulary.remap
+        outputs = self.head.predict(self.model, rows, self.place.device, remap=remap)
+        try:
+            quality = self.head.judge(outputs, rows, teacher)
+        except ValueError:  # the same answer to every row, say, as in a first epoch: there is no score yet
+            return False
+        score, loss = round(float(quality.value), 6), float(quality.figures.get("nll", 0.0))
         self.state.scores.append(score)
-        self.place.on_metrics(self.state.step, {"validation_accuracy": score, "validation_loss": loss})
+        self.state.metric = quality.metric
+        self.place.on_metrics(self.state.step, {f"validation_{quality.metric}": score, "validation_loss": loss})
         if self.plan.patience is None:
             self.state.best_score = score
             return False
@@ -264,7 +271,7 @@ class _Fit:
             self._save()
 
     def _save(self) -> None:
-        checkpoint.save(self.place.folder, self.state, self.model, self.optimizer, self.best)
+        checkpoint.save(self.place.folder, self.state, self.everything, self.optimizers, self.best)
         self.saved_at = time.monotonic()
         self.place.on_checkpoint(self.state.step, {} if self.state.last_loss is None else {"loss": self.state.last_loss})
 
@@ -279,7 +286,7 @@ class _Fit:
         batches: list[Batch],
     ) -> None:
         self.tokens += sum(b.tokens for b in batches)
-        self.examples += sum(len(b.labels_B) for b in batches)
+        self.examples += sum(len(b.examples) for b in batches if b.mix is None)
         elapsed = max(time.monotonic() - self.began, 1e-6)
         if self.state.step % self.log_every == 0:
             logged = {"loss": loss, "grad_norm": norm, "learning_rate": rate, "tokens_per_second": self.tokens / elapsed}
@@ -293,13 +300,14 @@ class _Fit:
             return
         self.told = elapsed
         done = self.state.step - self.started_step
+        examples = len(self.train.examples)
         self.place.on_progress(
             Progress(
                 step=self.state.step,
                 total_steps=self.total,
                 epoch=round(self.state.epoch + self.state.window / self.windows_per_epoch, 3),
-                examples_done=min(self.state.step * self.micro_size * self.per_window, self.plan.epochs * len(self.train)),
-                examples_total=self.plan.epochs * len(self.train),
+                examples_done=min(self.state.step * self.micro_size * self.per_window, self.plan.epochs * examples),
+                examples_total=self.plan.epochs * examples,
                 loss=loss,
                 tokens_per_second=self.tokens / elapsed,
                 examples_per_second=self.examples / elapsed,
@@ -308,10 +316,33 @@ class _Fit:
         )
 
 
-def _choose_trained(model: PreTrainedModel, train: str) -> None:
+_HEAD = ("classifier", "pooler", "pre_classifier", "lm_head", "predictions", "vocab_", "cls.")
+
+
+def choose_trained(model: PreTrainedModel, train: str | Sequence[str], frozen: Sequence[str] = ()) -> None:
+    """Say which parameters move. A model with an adapter never moves its base weights under `all` or `adapter`."""
+    adapted = any("lora_" in name for name, _ in model.named_parameters())
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(train == "all" or "classifier" in name or "pooler" in name)
+        if not isinstance(train, str):
+            moves = any(re.search(pattern, name) for pattern in train)
+        elif train == "head":
+            moves = any(part in name for part in _HEAD)
+        elif train == "adapter" or adapted:
+            moves = "lora_" in name or any(part in name for part in _HEAD)
+        else:
+            moves = True
+        parameter.requires_grad_(moves and not any(re.search(pattern, name) for pattern in frozen))
 
 
-def _finite(value: float) -> bool:
-    return value == value and abs(value) != float("inf")
+def _compact(model: PreTrainedModel, train: Rows, validation: Rows) -> CompactVocabulary | SameVocabulary:
+    """A table of the tokens in use; the whole one where every row of it has a gradient, as under a masked language model."""
+    if train.masking is not None:
+        return SameVocabulary()
+    return CompactVocabulary(model, train.used_tokens() | validation.used_tokens() | {train.pad_id})
+
+
+def _wanted(objectives: Sequence[Objective]) -> tuple[Wants, Wants]:
+    ours, theirs = Wants(), Wants()
+    for objective in objectives:
+        ours, theirs = ours | objective.student_wants(), theirs | objective.teacher_wants()
+    return ours, theirs

@@ -14,6 +14,16 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 
+class SameVocabulary:
+    """The whole table as it is, where every row of it has a gradient."""
+
+    def remap(self, ids: Tensor) -> Tensor:
+        return ids
+
+    def restore(self) -> None:
+        """Nothing was narrowed."""
+
+
 class CompactVocabulary:
     """A bijection between the U token ids in use and 0…U-1, in rising order, and the table narrowed to it."""
 
