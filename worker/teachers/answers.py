@@ -122,7 +122,7 @@ class Answers:
 
     def __call__(self, batch: Batch, wants: Wants) -> Signals:
         if batch.mix is not None:
-            return _blended(self._plain(batch, Wants(wants.logits, wants.embedding)), batch)
+            return blended(self._plain(batch, Wants(wants.logits, wants.embedding)), batch)
         return self._plain(batch, wants)
 
     def _plain(self, batch: Batch, wants: Wants) -> Signals:
@@ -166,7 +166,7 @@ class Answers:
         return (repeated * member.weight).to(self.first.device)
 
 
-def _blended(said: Signals, batch: Batch) -> Signals:
+def blended(said: Signals, batch: Batch) -> Signals:
     """Of rows mixed at the embeddings: the same mixture of what the teacher says of both (probabilities; unit vectors)."""
     assert batch.mix is not None
     share, partner_B = batch.mix.share, batch.mix.partner_B.to(batch.labels.device)

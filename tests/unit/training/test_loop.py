@@ -4,23 +4,37 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer, BertForSequenceClassification, PreTrainedModel
 
-from app.domain.errors import LossDiverged, SilentObjective
+from app.domain.errors import LossDiverged, ObjectivesOutOfBalance, SilentObjective
 from app.domain.schedule import Schedule
 from tests.fixtures.tiny import make_rows, make_tiny_teacher
-from worker.objectives.base import DenseLogits, Objective, StudentOutput
+from worker.heads.base import About
+from worker.heads.text_classification import TextClassification
+from worker.objectives.base import Objective
 from worker.objectives.hard_label import HardLabel
+from worker.objectives.hidden_mse import HiddenMSE
 from worker.objectives.response import Response
 from worker.phases.base import StopRequested
-from worker.predict import predict
-from worker.rows import Rows, order, tokenize
+from worker.rows import Batch, Rows, order, tokenize
+from worker.signals import Shape, Signals, Wants
+from worker.teachers.answers import blended
+from worker.teachers.base import Source
+from worker.teachers.ema import Ema
+from worker.teachers.main import Main
+from worker.teachers.mutual import Mutual
+from worker.teachers.previous import Previous
 from worker.training.determinism import seed_everything
-from worker.training.loop import Place, Plan, fit
+from worker.training.loop import Lessons, fit
+from worker.training.plan import Place, Plan
 from worker.training.vocabulary import CompactVocabulary
+
+HEAD = TextClassification(About("text-classification", "single_label", ("a", "b", "c", "d", "e"), 24))
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +66,19 @@ def place(folder: Path, **changes: Any) -> Place:
     return replace(base, **changes)
 
 
+def taught(train: Rows, validation: Rows, teacher_NC: Tensor | None = None, source: Source | None = None, **more: Any) -> Lessons:
+    """`teacher_NC`: what the job's teacher says of the rows of `train`."""
+
+    def main(batch: Batch, wants: Wants) -> Signals:
+        assert teacher_NC is not None
+        assert wants.logits
+        return Signals(logits_NC=teacher_NC[batch.index_B])
+
+    if teacher_NC is None:
+        return Lessons(train, validation, source, **more)
+    return Lessons(train, validation, source or Main(), main=main, main_shape=Shape(2, 32, 4, 32, 5), **more)
+
+
 PLAN = Plan("s", [(HardLabel(), Schedule(start=1.0))], epochs=2, learning_rate=1e-3, batch_size=12, seed=5)
 
 
@@ -76,7 +103,7 @@ def test_how_a_window_is_cut_changes_no_gradient(folder: Path, rows: Rows, tmp_p
 
     def first_step(plan: Plan, divisor: int = 1) -> dict[str, float]:
         where = place(tmp_path / str(len(seen)), micro_batch_divisor=divisor, on_metrics=lambda _, v: seen.append(v))
-        fit(model(folder), plan, mixed, mixed.only([]), teacher_NC, where)
+        fit(model(folder), HEAD, plan, taught(mixed, mixed.only([]), teacher_NC), where)
         return seen[-1]
 
     whole = first_step(plan)
@@ -130,7 +157,7 @@ def test_stop_and_resume_give_the_same_bits(folder: Path, rows: Rows, tmp_path: 
     seed_everything(1, True)
     undisturbed = model(folder, dropout=0.1)
     seed_everything(2, True)
-    outcome = fit(undisturbed, plan, rows, rows, None, place(tmp_path / "a"))
+    outcome = fit(undisturbed, HEAD, plan, taught(rows, rows), place(tmp_path / "a"))
 
     calls = 0
 
@@ -143,10 +170,10 @@ def test_stop_and_resume_give_the_same_bits(folder: Path, rows: Rows, tmp_path: 
     resumed = model(folder, dropout=0.1)
     seed_everything(2, True)
     with pytest.raises(StopRequested):
-        fit(resumed, plan, rows, rows, None, place(tmp_path / "b", stop=stop))
+        fit(resumed, HEAD, plan, taught(rows, rows), place(tmp_path / "b", stop=stop))
     again = model(folder, dropout=0.1)
     seed_everything(99, True)  # the random state comes from the checkpoint, not from here
-    second = fit(again, plan, rows, rows, None, place(tmp_path / "c", earlier=[tmp_path / "b"]))
+    second = fit(again, HEAD, plan, taught(rows, rows), place(tmp_path / "c", earlier=[tmp_path / "b"]))
     assert second.steps == outcome.steps == 15
     assert second.final_loss == outcome.final_loss
     assert second.scores == outcome.scores
@@ -156,11 +183,11 @@ def test_stop_and_resume_give_the_same_bits(folder: Path, rows: Rows, tmp_path: 
 
 def test_a_damaged_checkpoint_is_passed_over(folder: Path, rows: Rows, tmp_path: Path) -> None:
     want = model(folder)
-    fit(want, PLAN, rows, rows, None, place(tmp_path / "a", every_steps=3))
+    fit(want, HEAD, PLAN, taught(rows, rows), place(tmp_path / "a", every_steps=3))
     newest = sorted((tmp_path / "a").glob("step-*"))[-1]
     (newest / "model.safetensors").write_bytes(b"\0" * 100)
     got = model(folder)
-    fit(got, PLAN, rows, rows, None, place(tmp_path / "b", earlier=[tmp_path / "a"]))
+    fit(got, HEAD, PLAN, taught(rows, rows), place(tmp_path / "b", earlier=[tmp_path / "a"]))
     for name, value in weights(want).items():
         assert torch.equal(value, got.state_dict()[name]), name
 
@@ -172,9 +199,13 @@ class Poison(Objective):
     needs = frozenset({"labels"})
     calls = 0
 
-    def __call__(self, student: StudentOutput, teacher: DenseLogits | None, labels_B: Tensor, x: float) -> Tensor:
+    def student_wants(self) -> Wants:
+        return Wants(logits=True)
+
+    def __call__(self, student: Signals, teacher: Signals | None, batch: Batch, x: float) -> Tensor:
+        assert student.logits_NC is not None
         Poison.calls += 1
-        return student.logits_BC.sum() * (float("nan") if Poison.calls == 3 else 1.0)
+        return student.logits_NC.sum() * (float("nan") if Poison.calls == 3 else 1.0)
 
 
 class Mute(Objective):
@@ -183,8 +214,8 @@ class Mute(Objective):
     name = "mute"
     needs = frozenset({"labels"})
 
-    def __call__(self, student: StudentOutput, teacher: DenseLogits | None, labels_B: Tensor, x: float) -> Tensor:
-        return student.logits_BC.sum() * 0.0 + 1.0
+    def __call__(self, student: Signals, teacher: Signals | None, batch: Batch, x: float) -> Tensor:
+        return student.tensors()[0].sum() * 0.0 + 1.0
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_update(folder: Path, rows: Rows, tmp_path: Path) -> None:
@@ -192,7 +223,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(folder: Path, rows: R
     m = model(folder)
     plan = replace(PLAN, objectives=[(Poison(), Schedule(start=1.0))], warmup_ratio=0.0)
     with pytest.raises(LossDiverged, match="step 2"):
-        fit(m, plan, rows, rows, None, place(tmp_path / "x", every_steps=1))
+        fit(m, HEAD, plan, taught(rows, rows), place(tmp_path / "x", every_steps=1))
     last = sorted((tmp_path / "x").glob("step-*"))[-1]
     assert last.name == "step-000002"
     assert all(bool(value.isfinite().all()) for value in m.state_dict().values())
@@ -200,8 +231,8 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(folder: Path, rows: R
 
 def test_a_weighted_objective_without_gradient_is_refused(folder: Path, rows: Rows, tmp_path: Path) -> None:
     plan = replace(PLAN, objectives=[(HardLabel(), Schedule(start=1.0)), (Mute(), Schedule(start=0.5))])
-    with pytest.raises(SilentObjective, match=r"'mute' has weight 0\.5"):
-        fit(model(folder), plan, rows, rows, None, place(tmp_path / "x"))
+    with pytest.raises(SilentObjective, match="'mute' has a weight but no gradient"):
+        fit(model(folder), HEAD, plan, taught(rows, rows), place(tmp_path / "x"))
 
 
 def test_micro_batches_without_labels_do_not_make_an_objective_silent(folder: Path, rows: Rows, tmp_path: Path) -> None:
@@ -212,14 +243,14 @@ def test_micro_batches_without_labels_do_not_make_an_objective_silent(folder: Pa
         plan = replace(PLAN, objectives=objectives, epochs=4, batch_size=10, gradient_accumulation=6, seed=seed)
         seen: list[float] = []
         where = place(tmp_path / str(seed), on_metrics=lambda _, v, seen=seen: seen.append(v.get("hard_label/grad_norm", 0.0)))
-        fit(model(folder), plan, few, few.only([]), torch.randn(60, 5), where)
+        fit(model(folder), HEAD, plan, taught(few, few.only([]), torch.randn(60, 5)), where)
         assert len(seen) == 4
         assert all(norm > 0 for norm in seen[:3])
 
 
 def test_head_only_leaves_the_encoder_alone(folder: Path, rows: Rows, tmp_path: Path) -> None:
     before, m = weights(model(folder)), model(folder)
-    fit(m, replace(PLAN, train="head"), rows, rows, None, place(tmp_path / "x"))
+    fit(m, HEAD, replace(PLAN, train="head"), taught(rows, rows), place(tmp_path / "x"))
     changed = {name for name, value in weights(m).items() if not torch.equal(value, before[name])}
     assert changed == {"classifier.weight", "classifier.bias", "bert.pooler.dense.weight", "bert.pooler.dense.bias"}
 
@@ -228,12 +259,12 @@ def test_early_stopping_keeps_the_best_weights(folder: Path, rows: Rows, tmp_pat
     """Against labels that are all wrong, learning makes every epoch worse than an early one."""
     m = model(folder)
     wrong = Rows(rows.ids, rows.tokens, [(y + 1) % 5 for y in rows.labels], rows.pad_id)
-    outcome = fit(m, replace(PLAN, epochs=40, learning_rate=3e-3, patience=2), rows, wrong, None, place(tmp_path / "x"))
+    outcome = fit(m, HEAD, replace(PLAN, epochs=40, learning_rate=3e-3, patience=2), taught(rows, wrong), place(tmp_path / "x"))
     assert outcome.best_score == max(outcome.scores)
     assert len(outcome.scores) < 40
     assert outcome.best_score in outcome.scores[:-2]
-    answered = predict(m, wrong, torch.device("cpu")).argmax(-1)
-    assert float((answered == torch.tensor(wrong.labels)).float().mean()) == pytest.approx(outcome.best_score, abs=1e-6)
+    answered = HEAD.predict(m, wrong, CPU).logits.argmax(-1)
+    assert float((answered == np.array(wrong.labels)).mean()) == pytest.approx(outcome.best_score, abs=1e-6)
 
 
 def test_schedules_are_logged_every_step(folder: Path, rows: Rows, tmp_path: Path) -> None:
@@ -241,9 +272,119 @@ def test_schedules_are_logged_every_step(folder: Path, rows: Rows, tmp_path: Pat
     cooling = Response(temperature={"schedule": "linear", "start": 8, "end": 1})
     fading = Schedule(schedule="linear", start=1.0, end=0.0)
     plan = replace(PLAN, objectives=[(cooling, fading), (HardLabel(), Schedule(start=0.5))])
-    fit(model(folder), plan, rows, rows, torch.randn(60, 5), place(tmp_path / "x", on_metrics=lambda s, v: seen.setdefault(s, v)))
+    lessons = taught(rows, rows, torch.randn(60, 5))
+    fit(model(folder), HEAD, plan, lessons, place(tmp_path / "x", on_metrics=lambda s, v: seen.setdefault(s, v)))
     steps = [s for s, v in sorted(seen.items()) if "response/temperature" in v]
     assert steps == list(range(1, 11))
     assert [seen[s]["response/temperature"] for s in (1, 6)] == pytest.approx([8.0, 8.0 - 7 * 0.5])
     assert [seen[s]["response/weight"] for s in (1, 6)] == pytest.approx([1.0, 0.5])
     assert all(seen[s]["grad_norm"] > 0 for s in steps)
+
+
+def interrupted(folder: Path, plan: Plan, lessons: Lessons, tmp_path: Path, after: int) -> PreTrainedModel:
+    """The student of a run that was stopped after some steps and went on in a new process' worth of objects."""
+    calls = 0
+
+    def stop() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == after + 1:
+            raise StopRequested(checkpoint=True)
+
+    seed_everything(2, True)
+    with pytest.raises(StopRequested):
+        fit(model(folder), HEAD, plan, lessons, place(tmp_path / "b", stop=stop))
+    again = model(folder)
+    seed_everything(2, True)  # what is drawn before training is drawn again; what is drawn in it comes from the checkpoint
+    fit(again, HEAD, plan, lessons, place(tmp_path / "c", earlier=[tmp_path / "b"]))
+    return again
+
+
+def own_teacher(source: Source, folder: Path, rows: Rows) -> Lessons:
+    return Lessons(rows, rows, source, previous=model(folder) if isinstance(source, Previous) else None)
+
+
+@pytest.mark.parametrize("source", [Ema(momentum=0.9), Mutual(peers=2), Previous()], ids=lambda s: s.name)
+def test_whoever_teaches_a_resume_gives_the_same_bits(source: Source, folder: Path, rows: Rows, tmp_path: Path) -> None:
+    objectives = [(Response(temperature=1.0), Schedule(start=1.0)), (HardLabel(), Schedule(start=1.0))]
+    plan = replace(PLAN, objectives=objectives, epochs=2)
+    seed_everything(2, True)
+    undisturbed = model(folder)
+    fit(undisturbed, HEAD, plan, own_teacher(type(source)(**source.params.model_dump()), folder, rows), place(tmp_path / "a"))
+    again = interrupted(folder, plan, own_teacher(source, folder, rows), tmp_path, 4)
+    for name, value in weights(undisturbed).items():
+        assert torch.equal(value, again.state_dict()[name]), name
+
+
+def test_projections_are_trained_and_resumed_with_the_student(folder: Path, rows: Rows, tmp_path: Path) -> None:
+    wide = 48
+
+    def states(batch: Batch, wants: Wants) -> Signals:
+        generator = torch.Generator().manual_seed(int(batch.index_B.sum()))
+        return Signals(hidden={i: torch.randn(*batch.input_ids_BT.shape, wide, generator=generator) for i in wants.hidden})
+
+    def lessons() -> Lessons:
+        return Lessons(rows, rows, Main(), main=states, main_shape=Shape(4, wide, 4, wide, 5))
+
+    def plan() -> Plan:
+        return replace(PLAN, objectives=[(HiddenMSE(), Schedule(start=1.0))], epochs=2)
+
+    seed_everything(2, True)
+    undisturbed, first = model(folder), plan()
+    fit(undisturbed, HEAD, first, lessons(), place(tmp_path / "a"))
+    projections = first.objectives[0][0].projections
+    assert projections.shapes()
+    second = plan()
+    again = interrupted(folder, second, lessons(), tmp_path, 4)
+    assert weights(again).keys() == weights(undisturbed).keys(), "projections are not in the student"
+    for name, value in weights(undisturbed).items():
+        assert torch.equal(value, again.state_dict()[name]), name
+    for name, value in projections.state_dict().items():
+        assert torch.equal(value, second.objectives[0][0].projections.state_dict()[name]), name
+
+
+def test_frozen_and_chosen_parameters(folder: Path, rows: Rows, tmp_path: Path) -> None:
+    before, m = weights(model(folder)), model(folder)
+    plan = replace(PLAN, train=[r"encoder\.layer\.1\.", "classifier"], frozen=[r"attention"])
+    fit(m, HEAD, plan, taught(rows, rows), place(tmp_path / "x"))
+    changed = {name for name, value in weights(m).items() if not torch.equal(value, before[name])}
+    assert changed
+    assert all("layer.1." in name or "classifier" in name for name in changed)
+    assert not any("attention" in name for name in changed)
+
+
+def test_an_objective_that_drowns_another_is_refused_unless_asked_for(folder: Path, rows: Rows, tmp_path: Path) -> None:
+    objectives = [(Response(temperature=1.0), Schedule(start=1e6)), (HardLabel(), Schedule(start=1.0))]
+    plan = replace(PLAN, objectives=objectives)
+    lessons = taught(rows, rows, torch.randn(60, 5))
+    with pytest.raises(ObjectivesOutOfBalance, match="'response' is"):
+        fit(model(folder), HEAD, plan, lessons, place(tmp_path / "x"))
+    fit(model(folder), HEAD, replace(plan, balance=False), lessons, place(tmp_path / "y"))
+
+
+def test_mixed_rows_are_taught_by_the_teacher_alone(folder: Path, rows: Rows, tmp_path: Path) -> None:
+    """Mix-up adds micro-batches without labels: the hard labels' loss of the first step stays as it was."""
+    objectives = [(Response(temperature=1.0), Schedule(start=1.0)), (HardLabel(), Schedule(start=1.0))]
+    first: list[dict[str, float]] = []
+    for mixup in (None, 0.4):
+        seen: list[dict[str, float]] = []
+        plan = replace(PLAN, objectives=objectives, mixup=mixup, max_steps=1)
+        where = place(tmp_path / str(mixup), on_metrics=lambda _, v, seen=seen: seen.append(v))
+        source = BlendingMain(torch.randn(60, 5, generator=torch.Generator().manual_seed(1)))
+        fit(model(folder), HEAD, plan, Lessons(rows, rows.only([]), source), where)
+        first.append(seen[0])
+    assert first[0]["hard_label/loss"] == pytest.approx(first[1]["hard_label/loss"], rel=1e-6)
+    assert first[0]["response/loss"] != pytest.approx(first[1]["response/loss"], rel=1e-3)
+
+
+class BlendingMain(Main):
+    def __init__(self, teacher_NC: Tensor) -> None:
+        super().__init__()
+        self.teacher_NC = teacher_NC
+
+    def signals(self, batch: Batch, wants: Wants) -> Signals:
+        return (
+            blended(Signals(logits_NC=self.teacher_NC[batch.index_B]), batch)
+            if batch.mix
+            else Signals(logits_NC=self.teacher_NC[batch.index_B])
+        )
