@@ -12,10 +12,11 @@ from app.quality.result import Floats, Quality, finite, log_softmax, logits, sam
 def score(logits_PV: Any, tokens_P: Any) -> Floats:
     """[P, 3]: was the masked token the likeliest (0 or 1), its -log p in nats, and the likeliest token.
 
-    What is kept of a batch's logits: those of all rows would fill the memory.
+    What is kept of a batch's logits: those of all rows would fill the memory. A row without a masked token gives [0, 3].
     """
     wanted_P = np.asarray(tokens_P, dtype=np.int64)
-    same_rows(logits_PV, wanted_P, "masked tokens")
+    if len(logits_PV) != len(wanted_P):
+        raise ValueError(f"{len(logits_PV)} answers for {len(wanted_P)} masked tokens")
     log_p_PV = log_softmax(logits(logits_PV))
     guess_P = log_p_PV.argmax(axis=1)
     return np.stack([guess_P == wanted_P, -log_p_PV[np.arange(len(wanted_P)), wanted_P], guess_P], axis=1).astype(np.float64)

@@ -141,6 +141,12 @@ def test_huge_losses_stay_json() -> None:
     json.dumps(found.to_json(), allow_nan=False)
 
 
+def test_a_row_without_a_masked_token_scores_nothing() -> None:
+    assert score(np.zeros((0, 7)), []).shape == (0, 3)
+    with pytest.raises(ValueError, match="2 answers for 1 masked"):
+        score(np.zeros((2, 7)), [3])
+
+
 def test_a_model_that_says_the_same_of_everything_correlates_with_nothing() -> None:
     found = quality.evaluate("regression", [2.0, 2, 2], [5.0, 6, 7], [1.0, 2, 3])
     assert (found.value, found.ci95, found.figures["agreement"]) == (0.0, (0.0, 0.0), 0.0)
