@@ -57,7 +57,7 @@ def qkv_of(model: PreTrainedModel, layer: int, before_BTD: Tensor) -> QKV:
 
 def _heads(model: PreTrainedModel, *three: Tensor) -> QKV:
     heads = shape_of(model).heads
-    q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in three)
+    q, k, v = (torch.unflatten(t, -1, (heads, -1)).transpose(1, 2) for t in three)
     return q, k, v
 
 

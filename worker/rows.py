@@ -157,7 +157,7 @@ def tokenize(records: Sequence[dict[str, Any]], tokenizer: Any, max_length: int)
     texts = [record["text"] for record in records]
     pairs = [record["text_b"] for record in records] if records and records[0].get("text_b") is not None else None
     given = (texts,) if pairs is None else (texts, pairs)
-    encoded = tokenizer(*given, truncation=True, max_length=max_length, padding=False) if texts else {"input_ids": []}
+    encoded: Any = tokenizer(*given, truncation=True, max_length=max_length, padding=False) if texts else {"input_ids": []}
     tokens = [list(row) for row in encoded["input_ids"]]
     second = None
     if pairs is not None:

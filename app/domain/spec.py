@@ -177,6 +177,8 @@ class Target(_Block):
     max_size_ratio: float | None = Field(default=None, gt=0, le=2)
     max_latency_ms: float | None = Field(default=None, gt=0, le=1e6)
     device: Literal["cpu"] = "cpu"
+    layers: list[int] | None = Field(default=None, min_length=1, max_length=16, description="Depths to try; default: all sensible.")
+    hidden_sizes: list[int] | None = Field(default=None, min_length=1, max_length=16, description="Widths to try.")
     trials: int = Field(default=8, ge=2, le=64, description="Candidates that start training; successive halving drops the rest.")
     serve_best: bool = Field(default=False, description="Publish the nearest student even when it misses the target.")
 
@@ -238,10 +240,6 @@ class JobSpec(_Block):
             raise ValueError("give 'recipe' or 'stages', not both: a recipe expands into stages")
         if self.stages is not None and len({s.name for s in self.stages}) != len(self.stages):
             raise ValueError("every stage needs a name of its own")
-        if self.ranking is not None and self.task != "ranking":
-            raise ValueError("'ranking' belongs to the task ranking")
-        if self.data.problem != "single_label" and self.task != "text-classification":
-            raise ValueError("'data.problem' belongs to the task text-classification")
         return self
 
     def resolved(self) -> dict[str, Any]:

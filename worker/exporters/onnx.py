@@ -46,7 +46,8 @@ class Onnx(Exporter):
     def export(self, model_dir: Path, out_dir: Path, head: Head) -> Path:
         path = out_dir / "model.onnx"
         model = head.load(model_dir, attention="eager")
-        traced = _trace(_Graph(model.eval(), head), self.params.opset)
+        model.train(False)
+        traced = _trace(_Graph(model, head), self.params.opset)
         graph.save(graph.tidy(traced), path)
         return path
 

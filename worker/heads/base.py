@@ -83,7 +83,8 @@ class Head(ABC):
         """An untrained model of this shape."""
         configured = self.configured(config)
         model: PreTrainedModel = self.auto.from_config(configured, **_no_pooler(self.auto, configured))
-        return model.to(torch.float32)
+        torch.nn.Module.to(model, torch.float32)
+        return model
 
     def save(self, model: PreTrainedModel, tokenizer_dir: Path, folder: Path) -> None:
         """A transformers folder: config, safetensors, tokenizer."""
@@ -185,5 +186,5 @@ def _no_pooler(auto: Any, config: Any) -> dict[str, bool]:
     """A bare encoder's pooler is never used here: it is left out where the class allows."""
     if auto is not AutoModel:
         return {}
-    cls = AutoModel._model_mapping[type(config)]
-    return {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(cls.__init__).parameters else {}
+    cls: Any = AutoModel._model_mapping[type(config)]
+    return {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(cls).parameters else {}

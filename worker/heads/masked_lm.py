@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 from transformers import AutoModelForMaskedLM, PreTrainedModel
 
@@ -48,7 +49,8 @@ class MaskedLM(Head):
             assert signals.logits_NC is not None
             assert batch.positions_BT is not None
             counts = batch.positions_BT.sum(1).tolist()
-            pieces = zip(examples, signals.logits_NC.float().cpu().split(counts), batch.labels.cpu().split(counts), strict=True)
+            split = (torch.split(value.cpu(), counts) for value in (signals.logits_NC.float(), batch.labels))
+            pieces = zip(examples, *split, strict=True)
             for e, logits_PV, wanted_P in pieces:
                 parts[e] = score(logits_PV.numpy(), wanted_P.numpy())
         return Outputs(np.concatenate(parts))

@@ -35,7 +35,7 @@ class Ranking(Head):
         super().__init__(about)
         self.cross = about.scorer == "cross_encoder"
         if not self.cross:
-            self.auto, self.suffix = AutoModel, ""  # type: ignore[misc]
+            self.auto, self.suffix = AutoModel, ""  # type: ignore[misc,assignment]
 
     def configured(self, config: Any) -> Any:
         if self.cross:
@@ -82,10 +82,10 @@ class Ranking(Head):
         """(G, K), 0 beyond a group's size."""
         if self.cross:
             assert flat_B is not None
-            return torch.nn.utils.rnn.pad_sequence(list(flat_B.split(sizes)), batch_first=True)
+            return torch.nn.utils.rnn.pad_sequence(list(torch.split(flat_B, list(sizes))), batch_first=True)
         assert vectors_BE is not None
         unit = torch.nn.functional.normalize(vectors_BE.float(), dim=-1)
-        groups = [SCALE * (part[1:] @ part[0]) for part in unit.split(sizes)]
+        groups = [SCALE * (part[1:] @ part[0]) for part in torch.split(unit, list(sizes))]
         return torch.nn.utils.rnn.pad_sequence(groups, batch_first=True)
 
     def answers(self) -> Wants:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 from transformers import AutoModelForTokenClassification, PreTrainedModel
 
@@ -25,7 +26,7 @@ class TokenClassification(Head):
 
     def encode(self, records: Sequence[dict[str, Any]], tokenizer: Any) -> Rows:
         words = [record["words"] for record in records]
-        found = tokenizer(words, is_split_into_words=True, truncation=True, max_length=self.about.max_length) if words else {}
+        found: Any = tokenizer(words, is_split_into_words=True, truncation=True, max_length=self.about.max_length) if words else {}
         tokens = [list(row) for row in found["input_ids"]] if words else []
         positions, labels = [], []
         for n, record in enumerate(records):
@@ -51,7 +52,7 @@ class TokenClassification(Head):
         for examples, signals, batch in found:
             assert signals.logits_NC is not None
             assert batch.positions_BT is not None
-            split = signals.logits_NC.float().cpu().split(batch.positions_BT.sum(1).tolist())
+            split = torch.split(signals.logits_NC.float().cpu(), batch.positions_BT.sum(1).tolist())
             for e, part in zip(examples, split, strict=True):
                 parts[e] = part.numpy()
         return Outputs(parts)

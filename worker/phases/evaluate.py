@@ -16,7 +16,7 @@ from worker.evaluators import latency, memory, page, report
 from worker.evaluators.base import compare, onnx_outputs, open_session
 from worker.exporters.onnx import Onnx
 from worker.heads.base import Head, Outputs
-from worker.phases import label, runs
+from worker.phases import label, runs, search
 from worker.phases.base import Context
 from worker.phases.quantize import hold_float
 from worker.rows import Rows
@@ -46,6 +46,7 @@ def run(context: Context) -> None:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     found = _report(context, data, measured)
+    _hold_target(context, found)
     (out / "report.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     (out / "report.md").write_text(report.markdown(found), encoding="utf-8")
     (out / "report.html").write_text(page.render(found), encoding="utf-8")
@@ -188,6 +189,19 @@ def ensemble_outputs(answers: Answers, rows: Rows) -> Outputs:
         found.append((examples, answers(batch.to(answers.first.device), head.answers()), batch))
     outputs = head.gather(answers.first.rows, found)
     return head.comparable(outputs, rows)
+
+
+def _hold_target(context: Context, found: dict[str, Any]) -> None:
+    """The finished student against what was asked of it; see `search.hold`."""
+    if context.spec.target is None:
+        return
+    summary = found["summary"]
+    served = summary[report.served_name(found["models"])]
+    figures = {name: summary[name] for name in ("retention", "speedup", "size_ratio")}
+    missed = search.hold(context, {**figures, "latency_ms": (served["latency_ms"] or {}).get("p50")})
+    found["search"] = {**json.loads((context.output("search") / "trials.json").read_text()), "missed": missed}
+    for shortfall in missed:
+        context.warn("target_missed", f"The student {shortfall['message']}.")
 
 
 def _gain(run_: _Run) -> dict[str, Any] | None:

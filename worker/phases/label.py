@@ -56,6 +56,8 @@ def run(context: Context) -> None:
             fitting.fill(context, head, teacher.name, teacher.source, teacher.spec.finetune, n * share, (n + 1) * share)
             context.seal(teacher.name)
             hit(Failpoint.PHASE_SEALED)
+    if context.spec.target is not None:
+        return  # which student is to be taught is found in the training phase
     if not context.sealed("initial"):
         initial.make(context)
         context.seal("initial")
@@ -63,7 +65,7 @@ def run(context: Context) -> None:
     if context.spec.augmentation and not context.sealed("augmented"):
         augment.run(context, members(context, "prepared-train"), MADE, AUGMENTED)
         context.seal("augmented")
-    _label(context, head)
+    answer_once(context, head)
 
 
 def members(context: Context, split: str = "train") -> list[Member]:
@@ -96,7 +98,8 @@ def _everybody_answered(context: Context, found: list[Member]) -> None:
         )
 
 
-def _label(context: Context, head: Head) -> None:
+def answer_once(context: Context, head: Head) -> None:
+    """Fill labelled/: whatever the stages want of the teacher that is not in the cache yet is asked now."""
     wants, influence = _wants(context, head)
     described: dict[str, Any] = {"influence": influence, "members": []}
     used: set[str] = set()

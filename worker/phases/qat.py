@@ -29,7 +29,7 @@ NAME = "quantizing"
 
 
 class Blend(Source):
-    """The float student, and the job's teacher where both answer in the same shape: mean probability, score, or the student alone."""
+    """The float student, averaged with the job's teacher where both answer in the same shape."""
 
     def __init__(self, teacher_weight: float) -> None:
         super().__init__()

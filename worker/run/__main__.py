@@ -97,6 +97,8 @@ def _run(request: protocol.RunRequest, emit: Callable[[protocol.Event], None], w
         context.advance(phase, 0.0)
         if spec.evaluation.baseline and phase is Phase.TRAINING:
             outputs = [*outputs, "baseline"]
+        if spec.target is not None and phase is Phase.LABELLING:
+            outputs = ["teacher"]  # the rest once it is known whom to teach
         if not outputs or not all(context.sealed(name) for name in outputs):
             importlib.import_module(f"worker.phases.{module}").run(context)
             faults.hit(faults.Failpoint.PHASE_SEALED)

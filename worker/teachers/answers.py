@@ -41,8 +41,9 @@ class Member:
     @property
     def model(self) -> PreTrainedModel:
         if not self._model:
-            loaded = self.head.load(self.folder, self.dtype).requires_grad_(False).eval()
+            loaded = self.head.load(self.folder, self.dtype).requires_grad_(False)
             torch.nn.Module.to(loaded, self.device)
+            loaded.train(False)
             self._model.append(loaded)
         return self._model[0]
 
@@ -100,10 +101,10 @@ def _parts(kind: str, signals: Signals, batch: Batch) -> list[Tensor]:
     if kind == "logits":
         assert signals.logits_NC is not None
         counts = [1] * len(batch.index_B) if batch.positions_BT is None else batch.positions_BT.sum(1).tolist()
-        return list(signals.logits_NC.float().split(counts))
+        return list(torch.split(signals.logits_NC.float(), counts))
     if kind == "embedding":
         assert signals.embedding_BE is not None
-        return list(signals.embedding_BE.float().split(1))
+        return list(torch.split(signals.embedding_BE.float(), 1))
     states_BTD = signals.hidden[int(kind[1:])].float()
     lengths = batch.attention_mask_BT.sum(1).tolist()
     kept = states_BTD if float(states_BTD.abs().max()) > HALF_LIMIT else states_BTD.half()

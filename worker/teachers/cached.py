@@ -109,7 +109,7 @@ class Kept:
         shards, ids, hashes = [], [], []
         try:
             for number in range(self._shards):
-                shard = safe_open(self._folder / _name(number, kind), framework="pt").__enter__()  # memory-mapped
+                shard: Any = safe_open(self._folder / _name(number, kind), framework="pt").__enter__()  # type: ignore[no-untyped-call]
                 shards.append(shard)
                 ids += shard.get_tensor("ids").tolist()
                 hashes += shard.get_tensor("hashes").tolist()

@@ -26,7 +26,8 @@ class Ema(Source):
 
     def begin(self, scene: Scene) -> None:
         super().begin(scene)
-        self.average = copy.deepcopy(scene.student).requires_grad_(False).eval()
+        self.average = copy.deepcopy(scene.student).requires_grad_(False)
+        self.average.train(False)
         self.average.register_buffer("ema_steps", torch.zeros((), dtype=torch.long))
         self.learns = self.average
 
@@ -36,8 +37,7 @@ class Ema(Source):
 
     @torch.no_grad()
     def after_step(self, learning_rate: float) -> None:
-        steps: torch.Tensor = self.average.ema_steps  # type: ignore[assignment]
-        steps += 1
+        steps = self.average.get_buffer("ema_steps").add_(1)
         momentum = min(self.params.momentum, (1 + int(steps)) / (10 + int(steps)))
         for mean, value in zip(self.average.parameters(), self.scene.student.parameters(), strict=True):
             mean.lerp_(value.detach(), 1 - momentum)

@@ -41,8 +41,9 @@ class Mutual(Source):
         peer = copy.deepcopy(student)
         for value in peer.parameters():
             if value.ndim == 2 and value.requires_grad:
-                value += self.params.perturbation * value.std() * torch.randn_like(value)
-        return peer.train()
+                value.add_(self.params.perturbation * value.std() * torch.randn_like(value))
+        peer.train()
+        return peer
 
     def signals(self, batch: Batch, wants: Wants) -> Signals:
         ids_BT = self.scene.remap(batch.input_ids_BT)

@@ -23,7 +23,8 @@ class Previous(Source):
 
     def begin(self, scene: Scene) -> None:
         super().begin(scene)
-        self.model = _there(scene).requires_grad_(False).eval()
+        self.model = _there(scene).requires_grad_(False)
+        self.model.train(False)
 
     @torch.no_grad()
     def signals(self, batch: Batch, wants: Wants) -> Signals:
