@@ -10,19 +10,17 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-import numpy as np
-
-from app.domain.errors import DeadlineExceeded, DomainError, InferenceFailed, Unavailable
+from app.domain.errors import DeadlineExceeded, InferenceFailed, Unavailable
 from app.serving import metrics
-from app.serving.backends.base import Backend, Outputs
+from app.serving.backends.base import Backend
+from app.serving.decode import answers
 from app.serving.pending import Pending, Policy
-from app.serving.work import Answer, Item
+from app.serving.work import Item, Result, failure
 
 log = logging.getLogger(__name__)
 
-Result = Answer | DomainError
 _TOKENISE_AT_ONCE = 256
 _SMOOTHING = 0.05  # of the measured seconds per row
 
@@ -98,7 +96,7 @@ class Batcher:
             except BaseException as error:  # even SystemExit from a backend must not end the thread
                 log.exception("%s: thread %d failed outside a batch", self._name, n)
                 held, self._held[n] = self._held[n], []
-                self._send([(item, _failure(error)) for item in held])
+                self._send([(item, failure(error)) for item in held])
 
     def _tokenise_once(self, n: int) -> bool:
         held = self._held[n]
@@ -126,12 +124,12 @@ class Batcher:
                 raise ValueError(f"{len(items)} texts gave {len(prepared)} rows")
         except BaseException as error:
             if len(items) == 1:
-                return [], [(items[0], _failure(error))]
+                return [], [(items[0], failure(error))]
             middle = len(items) // 2
             (good, bad), (more, worse) = self._tokenise(items[:middle]), self._tokenise(items[middle:])
             return good + more, bad + worse
         for item, tokens in zip(items, prepared, strict=True):
-            item.ids, item.truncated = tokens
+            item.row = tokens
             item.text = ""
         return items, []
 
@@ -160,11 +158,11 @@ class Batcher:
     def _forward(self, items: list[Item]) -> list[tuple[Item, Result]]:
         """One forward; on any failure two halves, so that only the culprit fails."""
         try:
-            outputs = self._backend.forward([item.ids for item in items])
+            outputs = self._backend.forward([item.row for item in items])
             return list(zip(items, answers(items, outputs), strict=True))
         except BaseException as error:
             if len(items) == 1:
-                return [(items[0], _failure(error))]
+                return [(items[0], failure(error))]
             log.warning("%s: a batch of %d rows failed (%r); it is halved", self._name, len(items), error)
             metrics.BISECTED.inc()
             middle = len(items) // 2
@@ -172,7 +170,7 @@ class Batcher:
 
     def _measure(self, batch: list[Item], seconds: float) -> None:
         self.seconds_per_row += _SMOOTHING * (seconds / len(batch) - self.seconds_per_row)
-        longest, used = max(len(item.ids) for item in batch), sum(len(item.ids) for item in batch)
+        longest, used = max(len(item.row.ids) for item in batch), sum(len(item.row.ids) for item in batch)
         metrics.FORWARD_SECONDS.observe(seconds)
         metrics.BATCH_ROWS.observe(len(batch))
         metrics.TOKENS.inc(used)
@@ -184,35 +182,3 @@ class Batcher:
                 self._loop.call_soon_threadsafe(self._settle, results)
             except RuntimeError:  # the event loop is closed: nobody is left to tell
                 log.warning("%s: %d results came after the end", self._name, len(results))
-
-
-def _failure(error: BaseException) -> DomainError:
-    if isinstance(error, DomainError):
-        return error
-    return InferenceFailed(
-        f"The model could not answer for this text: {type(error).__name__}: {str(error)[:200]}",
-        hint="Other texts are not affected. If it repeats, the model's artifact is at fault: distil or import it again.",
-    )
-
-
-def answers(items: Sequence[Item], outputs: Outputs) -> list[Result]:
-    """Turn arrays into bytes, row by row; a row with NaN or infinity fails alone. ValueError when the shapes are wrong."""
-    results: list[Result] = [_failure(ValueError("the model has no such output"))] * len(items)
-    for kind, array in (("scores", outputs.logits), ("embedding", outputs.embedding)):
-        rows = [n for n, item in enumerate(items) if item.kind == kind]
-        if not rows or array is None:
-            continue
-        if array.ndim != 2 or len(array) != len(items):
-            raise ValueError(f"{len(items)} rows went in, an array of shape {array.shape} came out")
-        picked = np.asarray(array if len(rows) == len(items) else array[rows], dtype=np.float32)
-        finite = np.asarray(np.isfinite(picked).all(axis=1))
-        if kind == "scores":
-            with np.errstate(all="ignore"):  # rows that are not finite are refused below
-                powers = np.exp(picked - picked.max(axis=1, keepdims=True), dtype=np.float32)
-                picked = powers / powers.sum(axis=1, keepdims=True)
-        for row, n in enumerate(rows):
-            if finite[row]:
-                results[n] = Answer(picked[row].astype("<f4", copy=False).tobytes(), len(items[n].ids), items[n].truncated)
-            else:
-                results[n] = _failure(ArithmeticError("its output holds NaN or infinity"))
-    return results

@@ -4,6 +4,7 @@ import hashlib
 import struct
 from collections import OrderedDict
 
+from app.serving.backends.base import Text
 from app.serving.work import Answer
 
 _HEADER = struct.Struct("<4sBII8s")  # magic, flags, tokens, payload length, checksum
@@ -12,9 +13,10 @@ _TRUNCATED = 1
 _ENTRY_OVERHEAD = 420  # what CPython spends on key, tuple, integers and the two dictionary slots of one entry (measured)
 
 
-def key_of(project: str, digest: str, options: str, text: str) -> bytes:
-    """SHA-256 over length-prefixed parts: no two different requests share the bytes that are hashed."""
-    parts = [part.encode("utf-8", "surrogatepass") for part in (project, digest, options, text)]
+def key_of(project: str, digest: str, options: str, text: Text) -> bytes:
+    """SHA-256 over length-prefixed parts: no two different requests share the bytes that are hashed, wherever a pair parts."""
+    asked = (project, digest, options, text) if isinstance(text, str) else (project, digest, options, *text)
+    parts = [part.encode("utf-8", "surrogatepass") for part in asked]
     return hashlib.sha256(b"".join(len(part).to_bytes(8, "little") + part for part in parts)).digest()
 
 
@@ -24,13 +26,15 @@ def pack(key: bytes, answer: Answer) -> bytes:
     return _HEADER.pack(_MAGIC, flags, answer.tokens, len(answer.payload), check) + answer.payload
 
 
-def unpack(key: bytes, value: bytes | None, length: int) -> Answer | None:
-    """The answer, or None for anything that was not written for this key with this payload length."""
-    if not isinstance(value, bytes) or len(value) != _HEADER.size + length:
+def unpack(key: bytes, value: bytes | None, length: int | None) -> Answer | None:
+    """The answer, or None for anything that was not written for this key with this payload length (None: any length)."""
+    if not isinstance(value, bytes) or len(value) < _HEADER.size:
         return None
     magic, flags, tokens, stated, check = _HEADER.unpack_from(value)
     payload = value[_HEADER.size :]
-    if magic != _MAGIC or stated != length or flags > _TRUNCATED or check != _checksum(key, flags, tokens, payload):
+    if length is not None and length != stated:
+        return None
+    if magic != _MAGIC or stated != len(payload) or flags > _TRUNCATED or check != _checksum(key, flags, tokens, payload):
         return None
     return Answer(payload, tokens, bool(flags & _TRUNCATED))
 

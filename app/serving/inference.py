@@ -6,17 +6,18 @@ before the forward unless another request shares them, and no row depends on the
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from app.domain.errors import DeadlineExceeded, DomainError, InternalError
 from app.serving import metrics
 from app.serving.admission import Limits, admit
-from app.serving.batcher import Batcher, Result
+from app.serving.backends.base import Text
+from app.serving.batcher import Batcher
 from app.serving.cache import LocalCache, key_of, pack, unpack
 from app.serving.pool import Served
 from app.serving.shared_cache import SharedCache
-from app.serving.work import Answer, Item, Kind, Ticket, fresh
+from app.serving.work import Answer, Item, Kind, Result, Ticket, fresh
 
 
 class CallerGone(Exception):
@@ -33,15 +34,16 @@ class Inference:
         model: Served,
         project: str,
         kind: Kind,
-        texts: list[str],
+        texts: Sequence[Text],
         *,
         cached: bool,
         seconds: float,
+        place: Callable[[int], str] | None = None,
         watch: Callable[[asyncio.Future[None]], asyncio.Task[None]] | None = None,
     ) -> tuple[list[Answer], int]:
         """One answer per text, and how many of them this process knew. `watch` starts a task that cancels the future it is
-        given when the caller is gone."""
-        ticket = Ticket(asyncio.get_running_loop(), len(texts))
+        given when the caller is gone; `place` is what the request calls its text number n, where that is not `input[n]`."""
+        ticket = Ticket(asyncio.get_running_loop(), len(texts), place)
         keys = self._from_local(model, project, kind, texts, ticket) if cached else {}
         hits = len(texts) - ticket.missing
         if ticket.missing:
@@ -69,7 +71,7 @@ class Inference:
             raise InternalError("Some texts were left without an answer.")
         return answers, hits
 
-    def _from_local(self, model: Served, project: str, kind: Kind, texts: list[str], ticket: Ticket) -> dict[int, bytes]:
+    def _from_local(self, model: Served, project: str, kind: Kind, texts: Sequence[Text], ticket: Ticket) -> dict[int, bytes]:
         """Fill what this process knows; the keys of the rest by index."""
         options = f"{kind}/{model.entry.backend}/{model.entry.file}"
         keys: dict[int, bytes] = {}
@@ -85,7 +87,9 @@ class Inference:
             metrics.CACHE.labels("local").inc(len(texts) - len(keys))
         return keys
 
-    def _start(self, model: Served, kind: Kind, texts: list[str], keys: dict[int, bytes], ticket: Ticket, seconds: float) -> None:
+    def _start(
+        self, model: Served, kind: Kind, texts: Sequence[Text], keys: dict[int, bytes], ticket: Ticket, seconds: float
+    ) -> None:
         """Join work under way where the text is the same, create rows for the rest, and send them on their way."""
         batcher = model.batcher
         unknown = {key for key in keys.values() if self._flight(key) is None}
@@ -124,7 +128,7 @@ class Inference:
         item = self._flights.get(key)
         return None if item is None or item.abandoned else item
 
-    def _looked_up(self, batcher: Batcher, length: int, items: list[Item], values: list[bytes | None]) -> None:
+    def _looked_up(self, batcher: Batcher, length: int | None, items: list[Item], values: list[bytes | None]) -> None:
         rest: list[Item] = []
         for item, value in zip(items, values, strict=True):
             if item.settled or item.key is None:
@@ -169,7 +173,7 @@ class Inference:
                 ticket.fill(index, result)
             else:
                 error = fresh(result)  # several requests may share this row; each names its own place
-                error.param = error.param or (f"input[{index}]" if len(ticket.answers) > 1 else "input")
+                error.param = error.param or ticket.place(index)
                 ticket.fail(error)
 
     def _leave(self, ticket: Ticket) -> None:

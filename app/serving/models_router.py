@@ -9,13 +9,13 @@ from fastapi import APIRouter, Depends, Request
 from app.api.auth import Caller, caller
 from app.domain.db import Sessions, reading
 from app.domain.repositories.registry import Registry
-from app.serving import openapi
+from app.serving import heads, openapi
+from app.serving.calls import InferenceCaller
 from app.serving.plane import Plane
 from app.serving.pool import Served
 from app.serving.resolver import Resolved
 
 router = APIRouter(tags=["inference"])
-InferenceCaller = Annotated[Caller, Depends(caller("inference"))]
 ModelsCaller = Annotated[Caller, Depends(caller("models:write"))]
 
 _LISTED = {
@@ -33,6 +33,8 @@ _SHOWN = {
     "digest": "sha256:9f2c…",
     "servable": True,
     "status": "ready",
+    "problem": "single_label",
+    "pairs": False,
     "labels": ["card_arrival", "refund"],
     "max_length": 128,
     "embedding_dim": 192,
@@ -95,8 +97,8 @@ async def warm_model(ref: str, request: Request, who: ModelsCaller) -> dict[str,
     version = (await plane.resolver.resolve(who.project_id, ref)).servable()
     model = await plane.pool.get(version.digest, plane.limits.deadline_seconds)
     started = time.perf_counter()
-    kind = plane.probe_kind(model)
-    await plane.inference.answer(model, who.project_id, kind, ["warm"], cached=False, seconds=plane.limits.deadline_seconds)
+    kind, text = heads.probe(model.card, "warm")
+    await plane.inference.answer(model, who.project_id, kind, [text], cached=False, seconds=plane.limits.deadline_seconds)
     return {**_shown(plane, version), "warm_seconds": round(time.perf_counter() - started, 6)}
 
 
@@ -124,6 +126,8 @@ def _shown(plane: Plane, version: Resolved) -> dict[str, Any]:
 def _loaded(model: Served) -> dict[str, Any]:
     policy = model.batcher.policy
     return {
+        "problem": model.card.problem,
+        "pairs": model.card.judges_pairs,
         "labels": list(model.card.labels),
         "max_length": model.card.max_length,
         "embedding_dim": model.card.embedding_dim,

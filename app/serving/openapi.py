@@ -2,9 +2,25 @@
 
 from typing import Any
 
+_TEXT = {"type": "string", "minLength": 1}
 _INPUT = {
     "description": "One text or a list of texts. Each must be non-empty; longer ones are cut to the model's max_length.",
-    "oneOf": [{"type": "string", "minLength": 1}, {"type": "array", "items": {"type": "string", "minLength": 1}, "minItems": 1}],
+    "oneOf": [_TEXT, {"type": "array", "items": _TEXT, "minItems": 1}],
+}
+_ITEM = {
+    "oneOf": [
+        _TEXT,
+        {
+            "type": "object",
+            "required": ["text"],
+            "properties": {"text": _TEXT, "text_b": {**_TEXT, "description": "The second text, for a model that judges pairs."}},
+            "additionalProperties": False,
+        },
+    ]
+}
+_JUDGED = {
+    "description": "One text or a list of texts. A model that judges pairs takes objects with `text` and `text_b`, and only them.",
+    "oneOf": [*_ITEM["oneOf"], {"type": "array", "items": _ITEM, "minItems": 1}],
 }
 _MODEL = {"type": "string", "description": "`name`, `name:3` (version) or `name@alias`.", "examples": ["support-intents"]}
 _CACHE = {"type": "boolean", "default": True, "description": "false: neither read nor write the answer cache."}
@@ -54,79 +70,83 @@ BUSY: dict[int | str, dict[str, Any]] = {
 }
 
 
-def _body(properties: dict[str, Any], examples: dict[str, Any], strict: bool) -> dict[str, Any]:
-    schema: dict[str, Any] = {"type": "object", "required": ["model", "input"], "properties": properties}
+def _body(properties: dict[str, Any], required: list[str], examples: dict[str, Any], strict: bool) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "object", "required": required, "properties": properties}
     if strict:
         schema["additionalProperties"] = False
     shown = {name: {"value": value} for name, value in examples.items()}
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema, "examples": shown}}}}
 
 
-def _answer(properties: dict[str, Any], example: Any) -> dict[int | str, dict[str, Any]]:
+def _answer(name: str, item: dict[str, Any], example: list[dict[str, Any]], description: str) -> dict[int | str, dict[str, Any]]:
     usage = {"type": "object", "properties": {name: {"type": "integer"} for name in _USAGE}}
-    shape = {
-        "object": {"const": "list"},
-        "model": {"type": "string"},
-        "data": {"type": "array", "items": properties},
-        "usage": usage,
-    }
-    schema = {"type": "object", "properties": shape}
-    return {
-        200: {
-            "description": "One answer per text, in order",
-            "content": {"application/json": {"schema": schema, "example": example}},
-        }
-    }
+    shape = {"object": {"const": "list"}, "model": {"type": "string"}, name: {"type": "array", "items": item}, "usage": usage}
+    shown = {"object": "list", "model": "support-intents:1", name: example, "usage": _USAGE}
+    content = {"schema": {"type": "object", "properties": shape}, "example": shown}
+    return {200: {"description": description, "content": {"application/json": content}}}
 
 
-_SCORE = {"type": "object", "properties": {"label": {"type": "string"}, "score": {"type": "number"}}}
+def _object(title: str, example: dict[str, Any] | None = None, **properties: Any) -> dict[str, Any]:
+    shape = {"type": "object", "title": title, "required": list(properties), "properties": properties}
+    return shape | ({"examples": [example]} if example else {})
+
+
+_INTEGER, _NUMBER, _STRING = {"type": "integer"}, {"type": "number"}, {"type": "string"}
+_SCORES = {"type": "array", "items": _object("score", label=_STRING, score=_NUMBER)}
+_ENTITY = {"label": "LOC", "start": 10, "end": 15, "text": "Paris", "score": 0.99}
+_ENTITIES = {
+    "type": "array",
+    "items": _object("entity", label=_STRING, start=_INTEGER, end=_INTEGER, text=_STRING, score=_NUMBER),
+}
 _CLASSIFIED = {
-    "type": "object",
-    "properties": {"index": {"type": "integer"}, **_SCORE["properties"], "scores": {"type": "array", "items": _SCORE}},  # type: ignore[dict-item]
+    "anyOf": [
+        _object("classes: one, or several at once", index=_INTEGER, label=_STRING, score=_NUMBER, scores=_SCORES),
+        _object("entities", {"index": 0, "entities": [_ENTITY]}, index=_INTEGER, entities=_ENTITIES),
+        _object("a number", {"index": 0, "score": 3.4}, index=_INTEGER, score=_NUMBER),
+    ]
 }
-_EMBEDDED = {
-    "type": "object",
-    "properties": {
-        "object": {"const": "embedding"},
-        "index": {"type": "integer"},
-        "embedding": {"oneOf": [{"type": "array", "items": {"type": "number"}}, {"type": "string", "contentEncoding": "base64"}]},
-    },
-}
+_SEVERAL = "One answer per text, in order"
 
 CLASSIFY: dict[str, Any] = {
+    "description": (
+        "What an item of `data` holds follows from the model. One class per text: the likeliest label, and `top_k` of them with "
+        "probabilities that sum to one. Several classes at once: the same, each probability by itself. A number (regression): "
+        "`score`, as the model says it. Words: `entities` with character offsets into the text."
+    ),
     "openapi_extra": _body(
         {
             "model": _MODEL,
-            "input": _INPUT,
+            "input": _JUDGED,
             "top_k": {"type": "integer", "minimum": 1, "default": 3, "description": "How many labels to return per text."},
             "cache": _CACHE,
         },
+        ["model", "input"],
         {
             "one text": {"model": "support-intents", "input": "my card has not arrived yet", "top_k": 3},
             "several": {"model": "support-intents@production", "input": ["where is my refund?", "cash machine kept my card"]},
+            "a pair": {"model": "duplicates", "input": {"text": "where is my refund?", "text_b": "when will I get my money back?"}},
+            "words": {"model": "places", "input": "I moved to Paris."},
         },
         strict=True,
     ),
     "responses": _answer(
+        "data",
         _CLASSIFIED,
-        {
-            "object": "list",
-            "model": "support-intents:1",
-            "data": [
-                {
-                    "index": 0,
-                    "label": "card_arrival",
-                    "score": 0.98,
-                    "scores": [{"label": "card_arrival", "score": 0.98}, {"label": "refund", "score": 0.01}],
-                }
-            ],
-            "usage": _USAGE,
-        },
+        [
+            {
+                "index": 0,
+                "label": "card_arrival",
+                "score": 0.98,
+                "scores": [{"label": "card_arrival", "score": 0.98}, {"label": "refund", "score": 0.01}],
+            }
+        ],
+        _SEVERAL,
     )
     | ERRORS
     | BUSY,
 }
 
+_VECTOR = {"oneOf": [{"type": "array", "items": _NUMBER}, {**_STRING, "contentEncoding": "base64"}]}
 EMBEDDINGS: dict[str, Any] = {
     "openapi_extra": _body(
         {
@@ -134,20 +154,55 @@ EMBEDDINGS: dict[str, Any] = {
             "input": _INPUT,
             "encoding_format": {"enum": ["float", "base64"], "default": "float", "description": "base64: little-endian float32."},
             "dimensions": {"type": "integer", "minimum": 1, "description": "Keep the first components, at unit length."},
-            "user": {"type": "string"},
+            "user": _STRING,
             "cache": _CACHE,
         },
+        ["model", "input"],
         {"one text": {"model": "support-intents", "input": "my card has not arrived yet"}},
         strict=False,
     ),
     "responses": _answer(
-        _EMBEDDED,
+        "data",
+        _object("embedding", object={"const": "embedding"}, index=_INTEGER, embedding=_VECTOR),
+        [{"object": "embedding", "index": 0, "embedding": [0.013, -0.094, 0.051]}],
+        _SEVERAL,
+    )
+    | ERRORS
+    | BUSY,
+}
+
+_RANKED = _object("result", index=_INTEGER, relevance_score=_NUMBER)
+_RANKED["properties"]["document"] = _object("document", text=_STRING)
+RERANK: dict[str, Any] = {
+    "description": (
+        "A cross-encoder reads the query with each document: `relevance_score` is a probability, from 0 to 1. A bi-encoder or an "
+        "embedding model compares vectors, which the cache shares with /v1/embeddings: the cosine, from -1 to 1."
+    ),
+    "openapi_extra": _body(
         {
-            "object": "list",
-            "data": [{"object": "embedding", "index": 0, "embedding": [0.013, -0.094, 0.051]}],
-            "model": "support-intents:1",
-            "usage": _USAGE,
+            "model": _MODEL,
+            "query": {**_TEXT, "description": "What the documents are ranked for."},
+            "documents": {"type": "array", "items": _TEXT, "minItems": 1},
+            "top_n": {"type": "integer", "minimum": 1, "description": "How many to return; all of them by default."},
+            "return_documents": {"type": "boolean", "default": False, "description": "true: each result has its text."},
+            "cache": _CACHE,
         },
+        ["model", "query", "documents"],
+        {
+            "the best two": {
+                "model": "answers",
+                "query": "my card has not arrived",
+                "documents": ["Cards arrive within five days.", "Cash machines are free.", "A lost card is blocked at once."],
+                "top_n": 2,
+            }
+        },
+        strict=True,
+    ),
+    "responses": _answer(
+        "results",
+        _RANKED,
+        [{"index": 0, "relevance_score": 0.97}, {"index": 2, "relevance_score": 0.31}],
+        "The documents by falling relevance; `index` is the place among those sent",
     )
     | ERRORS
     | BUSY,

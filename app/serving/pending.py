@@ -37,7 +37,7 @@ class Pending:
         item.queued = True
         heapq.heappush(self._oldest, (item.order, number, item))
         if self.policy.max_rows > 1:
-            insort(self._by_length, (len(item.ids), number, item))
+            insort(self._by_length, (len(item.row.ids), number, item))
 
     def take(self, now: float) -> tuple[list[Item], list[Item]]:
         """(batch, expired): the next rows to run and those found too late. Abandoned rows vanish without a word."""
@@ -69,9 +69,9 @@ class Pending:
             self._remove(item)
             return [item]
         lengths = self._by_length
-        low = bisect_left(lengths, (len(item.ids), self._numbers[item]))
+        low = bisect_left(lengths, (len(item.row.ids), self._numbers[item]))
         high = low + 1
-        batch, tokens, own = [item], len(item.ids), len(item.ids)
+        batch, tokens, own = [item], len(item.row.ids), len(item.row.ids)
         longest = own
         while len(batch) < self.policy.max_rows:
             left = own - lengths[low - 1][0] if low > 0 else None
@@ -84,12 +84,12 @@ class Pending:
                 if not candidate.abandoned:
                     expired.append(candidate)
             else:
-                wide = max(longest, len(candidate.ids))
+                wide = max(longest, len(candidate.row.ids))
                 area = wide * (len(batch) + 1)
-                if area > self.policy.token_budget or area - tokens - len(candidate.ids) > self.policy.padding * area:
+                if area > self.policy.token_budget or area - tokens - len(candidate.row.ids) > self.policy.padding * area:
                     break
                 batch.append(candidate)
-                longest, tokens = wide, tokens + len(candidate.ids)
+                longest, tokens = wide, tokens + len(candidate.row.ids)
             low, high = (low - 1, high) if go_left else (low, high + 1)
         for _, _, taken in lengths[low:high]:
             taken.queued = False
@@ -101,5 +101,5 @@ class Pending:
         item.queued = False
         number = self._numbers.pop(item)
         if self._by_length:
-            at = bisect_left(self._by_length, (len(item.ids), number))
+            at = bisect_left(self._by_length, (len(item.row.ids), number))
             del self._by_length[at]

@@ -10,14 +10,13 @@ from dataclasses import dataclass, field
 from app.domain.db import Sessions
 from app.domain.errors import DomainError, Unavailable
 from app.domain.storage import BlobStore
-from app.serving import cpu, metrics
+from app.serving import cpu, heads, metrics
 from app.serving.admission import Limits
 from app.serving.cache import LocalCache
 from app.serving.inference import Inference
 from app.serving.pool import ModelPool, Served
 from app.serving.resolver import Resolver
 from app.serving.shared_cache import SharedCache
-from app.serving.work import Kind
 from app.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -67,7 +66,8 @@ class Plane:
         if time.monotonic() - self._probed.get(served.digest, -_PROBE_KEPT_SECONDS) < _PROBE_KEPT_SECONDS:
             return ""
         try:
-            await self.inference.answer(served, "", self.probe_kind(served), ["ready?"], cached=False, seconds=_PROBE_SECONDS)
+            kind, text = heads.probe(served.card, "ready?")
+            await self.inference.answer(served, "", kind, [text], cached=False, seconds=_PROBE_SECONDS)
         except DomainError as error:
             # A full queue answers others; only a forward that fails or does not come back makes a process unready.
             return "" if isinstance(error, Unavailable) and error.code == "overloaded" else error.message
@@ -75,10 +75,6 @@ class Plane:
             served.digest: time.monotonic()
         }
         return ""
-
-    @staticmethod
-    def probe_kind(served: Served) -> Kind:
-        return "scores" if served.card.labels else "embedding"
 
     @contextmanager
     def observed(self, operation: str) -> Iterator[None]:

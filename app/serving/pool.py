@@ -18,9 +18,9 @@ from app.domain.errors import ArtifactCorrupt, DoesNotFit, DomainError, ModelLoa
 from app.domain.storage import BlobStore
 from app.serving import metrics
 from app.serving.backends.base import Backend, BackendEntry, ModelCard, backend_class
-from app.serving.batcher import Batcher, Result
+from app.serving.batcher import Batcher
 from app.serving.warmup import Measured, measure
-from app.serving.work import Item, Kind, fresh
+from app.serving.work import Item, Kind, Result, fresh
 
 _FAILURE_SECONDS = 5.0  # a broken artifact is not read again for every request
 # Memory charged per byte of file. Measured at MiniLM's size: 61 MiB in INT8 (64 charged), 143 MiB in float32 (193 charged).
@@ -42,8 +42,11 @@ class Served:
     load_seconds: float
     last_used: float = field(default_factory=time.monotonic)
 
-    def payload_bytes(self, kind: Kind) -> int:
-        return 4 * (len(self.card.labels) if kind == "scores" else self.card.embedding_dim or 0)
+    def payload_bytes(self, kind: Kind) -> int | None:
+        """Of one answer; None where a text decides."""
+        if kind == "words":
+            return None
+        return 4 * ((self.card.vector_width if kind == "embedding" else self.card.logits_width) or 0)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import orjson
 
-from app.serving.backends.base import FloatArray
+from app.serving.backends.base import FloatArray, Text
+from app.serving.decode import sigmoid
+from app.serving.entities import read
 from app.serving.work import Answer
 
 _NUMPY = orjson.OPT_SERIALIZE_NUMPY
@@ -23,6 +25,35 @@ def classify(model: str, labels: Sequence[str], answers: Sequence[Answer], top_k
         best = [{"label": labels[name], "score": value} for name, value in zip(names, values, strict=True)]
         data.append({"index": n, **best[0], "scores": best})
     return orjson.dumps({"object": "list", "model": model, "data": data, "usage": _usage(answers)}, option=_NUMPY)
+
+
+def values(model: str, answers: Sequence[Answer]) -> bytes:
+    data = [{"index": n, "score": value} for n, value in enumerate(_rows(answers)[:, 0])]
+    return orjson.dumps({"object": "list", "model": model, "data": data, "usage": _usage(answers)}, option=_NUMPY)
+
+
+def entities(model: str, labels: Sequence[str], answers: Sequence[Answer], texts: Sequence[Text]) -> bytes:
+    found = [read(answer.payload, labels, str(text)) for answer, text in zip(answers, texts, strict=True)]
+    data = [{"index": n, "entities": each} for n, each in enumerate(found)]
+    return orjson.dumps({"object": "list", "model": model, "data": data, "usage": _usage(answers)})
+
+
+def rerank(model: str, answers: Sequence[Answer], judged: bool, top_n: int | None, documents: Sequence[str] | None) -> bytes:
+    """Best first; equal ones in the order given. `judged`: a number per document, else the query's vector and theirs."""
+    rows = _rows(answers)
+    found = rows[:, 0] if judged else _cosines(rows[0], rows[1:])
+    shown = sigmoid(found) if judged else found  # the order is the logits': far out, equal probabilities hide it
+    results: list[dict[str, Any]] = []
+    for n in np.argsort(-found, kind="stable")[:top_n].tolist():
+        results.append({"index": n, "relevance_score": shown[n]})
+        if documents is not None:
+            results[-1]["document"] = {"text": documents[n]}
+    return orjson.dumps({"object": "list", "model": model, "results": results, "usage": _usage(answers)}, option=_NUMPY)
+
+
+def _cosines(query_E: FloatArray, documents_NE: FloatArray) -> FloatArray:
+    lengths = np.linalg.norm(documents_NE, axis=1) * np.linalg.norm(query_E)
+    return np.asarray(np.clip(documents_NE @ query_E / np.where(lengths > 0, lengths, 1), -1, 1), dtype=np.float32)
 
 
 def embeddings(model: str, answers: Sequence[Answer], dimensions: int | None, normalize: bool, base64: bool) -> bytes:

@@ -8,7 +8,9 @@ import orjson
 from fastapi import Request
 
 from app.domain.errors import InvalidJSON, InvalidRequest, MissingParameter, PayloadTooLarge, UnknownParameter
-from app.serving.admission import Limits, texts
+from app.serving.admission import Limits
+from app.serving.backends.base import Text
+from app.serving.inputs import each, judged, text, texts
 
 _DEFAULT_TOP_K = 3
 _MAX_TOP_K = 10_000
@@ -18,7 +20,7 @@ _PRINTABLE = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
 @dataclass(frozen=True)
 class ClassifyRequest:
     model: str
-    texts: list[str]
+    texts: list[Text]
     top_k: int
     cache: bool
 
@@ -31,6 +33,16 @@ class EmbeddingsRequest:
     dimensions: int | None
     cache: bool
     ignored: list[str]
+
+
+@dataclass(frozen=True)
+class RerankRequest:
+    model: str
+    query: str
+    documents: list[str]
+    top_n: int | None
+    return_documents: bool
+    cache: bool
 
 
 async def read_object(request: Request, limit: int) -> dict[str, Any]:
@@ -58,14 +70,9 @@ async def read_object(request: Request, limit: int) -> dict[str, Any]:
 
 
 def classify(body: dict[str, Any], limits: Limits) -> ClassifyRequest:
-    known = ("model", "input", "top_k", "cache")
-    for name in body:
-        if name not in known:
-            raise UnknownParameter(
-                f"'{name[:80]}' is not a parameter of this endpoint.", param=name[:80], hint=f"Known: {', '.join(known)}."
-            )
+    _only(body, ("model", "input", "top_k", "cache"))
     top_k = _integer(body, "top_k", _DEFAULT_TOP_K, _MAX_TOP_K)
-    return ClassifyRequest(_model(body), texts(body.get("input"), limits), top_k or _DEFAULT_TOP_K, _boolean(body, "cache", True))
+    return ClassifyRequest(_model(body), judged(body.get("input"), limits), top_k or _DEFAULT_TOP_K, _boolean(body, "cache", True))
 
 
 def embeddings(body: dict[str, Any], limits: Limits) -> EmbeddingsRequest:
@@ -79,9 +86,28 @@ def embeddings(body: dict[str, Any], limits: Limits) -> EmbeddingsRequest:
     return EmbeddingsRequest(_model(body), wanted, encoding or "float", dimensions, _boolean(body, "cache", True), ignored)
 
 
+def rerank(body: dict[str, Any], limits: Limits) -> RerankRequest:
+    _only(body, ("model", "query", "documents", "top_n", "return_documents", "cache"))
+    model = _model(body)
+    if body.get("query") is None:
+        raise MissingParameter("'query' is missing.", param="query", hint="Give the text that the documents are ranked for.")
+    query = text(body["query"], "query", limits)
+    documents = each(body.get("documents"), "documents", "a list of strings", limits, text)
+    top_n = _integer(body, "top_n", None, 2**31)
+    return RerankRequest(model, query, documents, top_n, _boolean(body, "return_documents", False), _boolean(body, "cache", True))
+
+
 def header_of(ignored: list[str]) -> str:
     """Names that are safe in a header; a client can send anything as a key."""
     return ", ".join(name if _PRINTABLE.fullmatch(name) else "?" for name in ignored[:20])
+
+
+def _only(body: dict[str, Any], known: tuple[str, ...]) -> None:
+    for name in body:
+        if name not in known:
+            raise UnknownParameter(
+                f"'{name[:80]}' is not a parameter of this endpoint.", param=name[:80], hint=f"Known: {', '.join(known)}."
+            )
 
 
 def _model(body: dict[str, Any]) -> str:

@@ -1,10 +1,10 @@
 """First forwards of a model: is it whole, does a text's answer depend on its neighbours, and what does a batch cost?
 
 Exactness: a row is computed alone and beside others; both answers must agree within TOLERANCE in every component of the
-unit-length vector and in every label's probability. Warm-up sees few texts, so it asks for a tenth of that. Float graphs
-and INT8 with a scale per row differ by about 1e-7; INT8 with one scale for a batch fails, and then every forward gets one
-row. Cost: seconds for 1 and for ROWS rows of equal length; where ROWS together are not clearly cheaper than ROWS alone,
-batches stay at one row as well.
+unit-length vector, in every label's probability, and in a number's relative size. Warm-up sees few texts, so it asks for a
+tenth of that. Float graphs and INT8 with a scale per row differ by about 1e-7; INT8 with one scale for a batch fails, and
+then every forward gets one row. Cost: seconds for 1 and for ROWS rows of equal length; where ROWS together are not clearly
+cheaper than ROWS alone, batches stay at one row as well.
 """
 
 import time
@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from app.serving.backends.base import Backend, FloatArray, ModelCard, Outputs
+from app.serving.backends.base import Backend, FloatArray, ModelCard, Outputs, Text, Tokens
+from app.serving.decode import sigmoid, softmax
 from app.serving.pending import Policy
 
 TOLERANCE = 1e-4
@@ -44,14 +45,18 @@ class Measured:
 
 def measure(backend: Backend, card: ModelCard) -> Measured:
     """ValueError: the model answers with wrong shapes or with numbers that are not finite."""
-    rows = [tokens.ids for tokens in backend.prepare(_TEXTS)]
-    alone = [_checked(backend.forward([row]), 1, card) for row in rows]
+    texts: list[Text] = list(zip(_TEXTS, reversed(_TEXTS), strict=True)) if card.judges_pairs else list(_TEXTS)
+    rows = backend.prepare(texts)
+    alone = [_checked(backend.forward([row]), [row], card) for row in rows]
     error = _batch_error(backend, rows, alone, card)
     # Lengths a request may really have, made from real tokens: the specials stay at both ends.
-    body = [token for row in rows for token in row[1:-1]] or rows[0]
+    first = rows[0]
+    body = [token for row in rows for token in row.ids[1:-1]] or first.ids
     costs: list[tuple[int, int, float]] = []
     for length in sorted({min(n, card.max_length) for n in (16, 64)}):
-        row = [rows[0][0], *(body * (length // len(body) + 1))[: length - 2], rows[0][-1]]
+        ids = [first.ids[0], *(body * (length // len(body) + 1))[: length - 2], first.ids[-1]]
+        half = length // 2
+        row = Tokens(ids, False, first.types and first.types[:1] * half + first.types[-1:] * (length - half))
         costs += [(1, length, _seconds(backend, [row])), (ROWS, length, _seconds(backend, [row] * ROWS))]
     return Measured(_policy(costs, error, card), error, tuple(costs))
 
@@ -70,48 +75,56 @@ def _policy(costs: list[tuple[int, int, float]], error: float, card: ModelCard) 
     return Policy(MOST_ROWS, budget, seconds_per_row=per_row)
 
 
-def _batch_error(backend: Backend, rows: list[list[int]], alone: list[Outputs], card: ModelCard) -> float:
+def _batch_error(backend: Backend, rows: list[Tokens], alone: list[Outputs], card: ModelCard) -> float:
     """Padded company, and company of the row's own length: either may shift a shared scale."""
     worst = 0.0
-    together = _checked(backend.forward(rows), len(rows), card)
-    for n, single in enumerate(alone):
-        worst = max(worst, _difference(single, 0, together, n))
-        others = [list(reversed(rows[n][1:-1])), rows[2][1 : len(rows[n]) - 1]]
-        same = [[rows[n][0], *other, rows[n][-1]] for other in others if len(other) == len(rows[n]) - 2]
-        beside = _checked(backend.forward([rows[n], *same]), 1 + len(same), card)
-        worst = max(worst, _difference(single, 0, beside, 0))
+    together = _checked(backend.forward(rows), rows, card)
+    for n, (row, single) in enumerate(zip(rows, alone, strict=True)):
+        worst = max(worst, _difference(card, row, single, together, n))
+        others = [list(reversed(row.ids[1:-1])), rows[2].ids[1 : len(row.ids) - 1]]
+        same = [row._replace(ids=[row.ids[0], *other, row.ids[-1]]) for other in others if len(other) == len(row.ids) - 2]
+        beside = _checked(backend.forward([row, *same]), [row, *same], card)
+        worst = max(worst, _difference(card, row, single, beside, 0))
     return worst
 
 
-def _checked(outputs: Outputs, rows: int, card: ModelCard) -> Outputs:
-    for name, array, width in (
-        ("logits", outputs.logits, len(card.labels) or None),
-        ("embedding", outputs.embedding, card.embedding_dim),
+def _checked(outputs: Outputs, rows: list[Tokens], card: ModelCard) -> Outputs:
+    logits: tuple[int, ...] = (len(rows), card.logits_width or 0)
+    if card.problem == "tokens":
+        logits = (len(rows), max(len(row.ids) for row in rows), len(card.labels))
+    for name, array, shape in (
+        ("logits", outputs.logits, logits),
+        ("embedding", outputs.embedding, (len(rows), card.vector_width or 0)),
     ):
-        if width is None:
+        if not shape[-1]:
             continue
-        if array is None or array.shape != (rows, width):
-            raise ValueError(f"{name} has shape {None if array is None else array.shape}, retort.json promises {(rows, width)}")
+        if array is None or array.shape != shape:
+            raise ValueError(f"{name} has shape {None if array is None else array.shape}, retort.json promises {shape}")
         if not np.isfinite(array).all():
             raise ValueError(f"{name} holds NaN or infinity for a plain sentence")
     return outputs
 
 
-def _difference(a: Outputs, i: int, b: Outputs, j: int) -> float:
+def _difference(card: ModelCard, row: Tokens, single: Outputs, company: Outputs, n: int) -> float:
+    """Between `row` alone and as row n of a batch, in what callers see."""
     found = [0.0]
-    if a.logits is not None and b.logits is not None:
-        found.append(float(np.abs(_softmax(a.logits[i]) - _softmax(b.logits[j])).max()))
-    if a.embedding is not None and b.embedding is not None:
-        found.append(float(np.abs(a.embedding[i] - b.embedding[j]).max()))
+    if single.logits is not None and company.logits is not None:
+        a, b = single.logits[0], company.logits[n]
+        if card.problem == "tokens":
+            b = b[: len(row.ids)]  # what follows is padding
+        found.append(float(np.abs(_seen(card, a, a) - _seen(card, b, a)).max()))
+    if single.embedding is not None and company.embedding is not None:
+        found.append(float(np.abs(single.embedding[0] - company.embedding[n]).max()))
     return max(found)
 
 
-def _softmax(row: FloatArray) -> FloatArray:
-    powers = np.exp(row - row.max())
-    return np.asarray(powers / powers.sum(), dtype=np.float32)
+def _seen(card: ModelCard, logits: FloatArray, scale: FloatArray) -> FloatArray:
+    if card.problem in ("regression", "ranking"):
+        return np.asarray(logits / np.maximum(1, np.abs(scale)))
+    return sigmoid(logits) if card.problem == "multi_label" else softmax(logits)
 
 
-def _seconds(backend: Backend, rows: list[list[int]]) -> float:
+def _seconds(backend: Backend, rows: list[Tokens]) -> float:
     best, first = float("inf"), time.perf_counter()
     for _ in range(_REPEATS):
         started = time.perf_counter()

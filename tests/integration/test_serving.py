@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import httpx
+import jsonschema
 import numpy as np
 import openai
 import pytest
@@ -281,15 +282,26 @@ def test_health_runs_a_real_forward_and_metrics_tell_what_happened(serve: Endpoi
     assert "the device is gone" in answer.json()["checks"]["models"]
 
 
-def test_every_operation_is_documented_with_an_example(serve: Endpoint) -> None:
+def test_every_operation_is_documented_with_an_example_that_works(serve: Endpoint, sessions: Sessions, blobs: BlobStore) -> None:
+    publish(sessions, blobs, PROJECT, "support-intents", alias="production")
+    publish(sessions, blobs, PROJECT, "duplicates", problem="multi_label", pairs=True)
+    publish(sessions, blobs, PROJECT, "places", problem="tokens", labels=("O", "B-LOC", "I-LOC"))
+    publish(sessions, blobs, PROJECT, "answers", problem="ranking", pairs=True, scorer="cross_encoder")
     paths = httpx.get(f"{serve.url}/openapi.json").json()["paths"]
-    for path in ("/v1/classify", "/v1/embeddings"):
+    for path in ("/v1/classify", "/v1/embeddings", "/v1/rerank"):
         operation = paths[path]["post"]
         content = operation["requestBody"]["content"]["application/json"]
-        assert content["schema"]["required"] == ["model", "input"]
+        described = operation["responses"]["200"]["content"]["application/json"]
+        jsonschema.validate(described["example"], described["schema"])
         for shown in content["examples"].values():
-            answer = serve.client.post(path, json={**shown["value"], "model": "support"})
+            jsonschema.validate(shown["value"], content["schema"])
+            answer = serve.client.post(path, json=shown["value"])
             assert answer.status_code == 200, answer.text
+            jsonschema.validate(answer.json(), described["schema"])
+            for name in content["schema"]["required"]:
+                without = {key: value for key, value in shown["value"].items() if key != name}
+                refused = serve.client.post(path, json=without)
+                assert (refused.status_code, problem(refused)["param"]) == (400, name)
     for path, operations in paths.items():
         if path.startswith("/v1/"):
             for operation in operations.values():

@@ -134,7 +134,7 @@ def test_clients_that_hang_up_leave_no_work_and_no_garbage(settings: Settings, s
         real, gate, ran = backend.forward, threading.Event(), []
 
         def held(rows: Any) -> Any:
-            ran.extend(len(row) for row in rows)
+            ran.extend(len(row.ids) for row in rows)
             gate.wait(60)
             return real(rows)
 

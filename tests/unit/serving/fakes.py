@@ -8,7 +8,7 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from app.serving.backends.base import Backend, BackendEntry, ModelCard, Outputs, Tokens
+from app.serving.backends.base import Backend, BackendEntry, ModelCard, Outputs, Text, Tokens
 
 
 class FakeBackend(Backend):
@@ -31,14 +31,14 @@ class FakeBackend(Backend):
     def load(cls, folder: Path, entry: BackendEntry, card: ModelCard, threads: int) -> Self:
         return cls()
 
-    def prepare(self, texts: Sequence[str]) -> list[Tokens]:
+    def prepare(self, texts: Sequence[Text]) -> list[Tokens]:
         for text in texts:
             if text in self.boom_prepare:
                 raise self.boom_prepare[text]
-        return [Tokens([ord(c) for c in text], False) for text in texts]
+        return [Tokens([ord(c) for c in text], False) for text in texts if isinstance(text, str)]
 
-    def forward(self, rows: Sequence[Sequence[int]]) -> Outputs:
-        texts = ["".join(map(chr, row)) for row in rows]
+    def forward(self, rows: Sequence[Tokens]) -> Outputs:
+        texts = ["".join(map(chr, row.ids)) for row in rows]
         self.batches.append(texts)
         self.gate.wait(10)
         if self.seconds:

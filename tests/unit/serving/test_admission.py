@@ -1,13 +1,11 @@
 """What is refused before any work, and what the refusal says."""
 
-from typing import Any
-
 import pytest
 
-from app.domain.errors import ContextLengthExceeded, DomainError, InvalidRequest, MissingParameter, Overloaded, RateLimited
-from app.serving.admission import Limits, admit, texts
+from app.domain.errors import Overloaded, RateLimited
+from app.serving.admission import Limits, admit
 
-LIMITS = Limits(max_items=10, max_characters=100, queue_rows=100)
+LIMITS = Limits(queue_rows=100)
 
 
 class Queue:
@@ -16,36 +14,6 @@ class Queue:
 
     def expected_wait(self, rows: int = 0) -> float:
         return (self.backlog + rows) * self.seconds
-
-
-def test_texts_come_as_one_or_several_strings() -> None:
-    assert texts("a", LIMITS) == ["a"]
-    assert texts(["a", "b"], LIMITS) == ["a", "b"]
-
-
-@pytest.mark.parametrize(
-    ("value", "error", "param", "said"),
-    [
-        (None, MissingParameter, "input", "missing"),
-        ([], InvalidRequest, "input", "empty list"),
-        ("", InvalidRequest, "input", "empty string"),
-        (["a", ""], InvalidRequest, "input[1]", "empty string"),
-        (5, InvalidRequest, "input", "number"),
-        ({"a": 1}, InvalidRequest, "input", "JSON object"),
-        (["a", None], InvalidRequest, "input[1]", "null"),
-        ([True], InvalidRequest, "input[0]", "boolean"),
-        ([1, 2, 3], InvalidRequest, "input[0]", "token ids"),
-        ([[1, 2], [3]], InvalidRequest, "input[0]", "token ids"),
-        (["a"] * 11, InvalidRequest, "input", "10"),
-        (["a", "b" * 101], ContextLengthExceeded, "input[1]", "100"),
-    ],
-)
-def test_other_input_is_refused_with_its_place(value: Any, error: type[DomainError], param: str, said: str) -> None:
-    with pytest.raises(error) as caught:
-        texts(value, LIMITS)
-    assert caught.value.param == param
-    assert caught.value.status == 400
-    assert said in caught.value.message
 
 
 def test_a_full_queue_is_503_and_a_late_answer_429_both_with_a_time_to_retry() -> None:

@@ -10,9 +10,9 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from app.domain.errors import DeadlineExceeded, InferenceFailed, Unavailable
-from app.serving.batcher import Batcher, Result
+from app.serving.batcher import Batcher
 from app.serving.pending import Policy
-from app.serving.work import Answer, Item
+from app.serving.work import Answer, Item, Result
 from tests.unit.serving.fakes import FakeBackend
 
 

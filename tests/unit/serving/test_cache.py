@@ -21,18 +21,23 @@ PAYLOAD = np.arange(4, dtype="<f4").tobytes()
 def test_keys_differ_in_every_part_and_have_no_seams() -> None:
     keys = {key_of(*parts) for parts in (("p", "d", "o", "t"), ("q", "d", "o", "t"), ("p", "e", "o", "t"), ("p", "d", "n", "t"))}
     keys |= {key_of("p", "d", "ot", ""), key_of("pd", "", "o", "t"), key_of("p", "d", "o", "T")}
-    assert len(keys) == 7
+    pairs = (("t", ""), ("", "t"), ("t", "t"), ("tt", "t"), ("t", "tt"), ("a b", "c"), ("a", "b c"))
+    keys |= {key_of("p", "d", "o", pair) for pair in pairs}
+    keys |= {key_of("p", "d", "o", text) for text in ("tt", "a b c", "ttt", "t" + bytes([1, 0, 0, 0, 0, 0, 0, 0]).decode() + "t")}
+    assert len(keys) == 18
 
 
 @given(st.binary(max_size=64), st.integers(0, 2**32 - 1), st.booleans())
 def test_a_value_reads_back_as_it_was_written(payload: bytes, tokens: int, truncated: bool) -> None:
     answer = Answer(payload, tokens, truncated)
-    assert unpack(b"k" * 32, pack(b"k" * 32, answer), len(payload)) == answer
+    for length in (len(payload), None):
+        assert unpack(b"k" * 32, pack(b"k" * 32, answer), length) == answer
 
 
 @given(st.binary(max_size=120))
 def test_foreign_bytes_are_a_miss(value: bytes) -> None:
     assert unpack(b"k" * 32, value, len(PAYLOAD)) is None
+    assert unpack(b"k" * 32, value, None) is None
 
 
 def test_any_damage_is_a_miss() -> None:
@@ -41,6 +46,7 @@ def test_any_damage_is_a_miss() -> None:
     for n in range(len(value)):
         assert unpack(key, value[:n] + bytes([value[n] ^ 1]) + value[n + 1 :], len(PAYLOAD)) is None
         assert unpack(key, value[:n], len(PAYLOAD)) is None
+        assert unpack(key, value[:n], None) is None
     assert unpack(key, value + b"\0", len(PAYLOAD)) is None
     assert unpack(b"K" * 32, value, len(PAYLOAD)) is None  # a good value under somebody else's key
     assert unpack(key, value, len(PAYLOAD) // 2) is None

@@ -6,6 +6,7 @@ import time
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.serving.backends.base import Tokens
 from app.serving.pending import Pending, Policy
 from app.serving.work import Item
 
@@ -14,7 +15,7 @@ FAR = 1e12
 
 def item(length: int, order: float, deadline: float = FAR) -> Item:
     made = Item("", "scores", deadline, order)
-    made.ids = [0] * length
+    made.row = Tokens([0] * length, False)
     return made
 
 
@@ -28,16 +29,16 @@ def fill(policy: Policy, lengths: list[int]) -> Pending:
 def test_the_oldest_row_is_always_in_the_next_batch_with_its_nearest_lengths() -> None:
     pending = fill(Policy(4, 1000), [50, 8, 200, 52, 9, 48, 49])
     batch, _ = pending.take(0)
-    assert sorted(len(i.ids) for i in batch) == [48, 49, 50, 52]
+    assert sorted(len(i.row.ids) for i in batch) == [48, 49, 50, 52]
     batch, _ = pending.take(0)
-    assert sorted(len(i.ids) for i in batch) == [8, 9]
+    assert sorted(len(i.row.ids) for i in batch) == [8, 9]
 
 
 def test_a_batch_keeps_the_token_budget_and_little_padding() -> None:
     pending = fill(Policy(64, 100), [10] * 30)
     assert len(pending.take(0)[0]) == 10
     pending = fill(Policy(64, 10_000, padding=0.25), [100, 10, 10, 10])
-    assert [len(i.ids) for i in pending.take(0)[0]] == [100]
+    assert [len(i.row.ids) for i in pending.take(0)[0]] == [100]
 
 
 def test_a_row_longer_than_the_budget_still_runs_alone() -> None:
@@ -77,10 +78,10 @@ def test_every_row_comes_out_exactly_once(lengths: list[int], rows: int, budget:
         if not batch:
             continue
         assert min(inside, key=lambda i: i.order) in batch
-        longest = max(len(i.ids) for i in batch)
+        longest = max(len(i.row.ids) for i in batch)
         assert len(batch) <= rows
         assert len(batch) == 1 or longest * len(batch) <= budget
-        assert longest * len(batch) - sum(len(i.ids) for i in batch) <= policy.padding * longest * len(batch)
+        assert longest * len(batch) - sum(len(i.row.ids) for i in batch) <= policy.padding * longest * len(batch)
         seen += batch
         inside = [i for i in inside if i not in batch]
         assert len(pending) == len(inside)

@@ -183,7 +183,7 @@ def test_a_float_graph_batches_and_its_answers_do_not_depend_on_company(tmp_path
     backend, card = _load(tmp_path / "m", hidden=64)
     measured = measure(backend, card)
     assert measured.exact_in_batches
-    rows = [t.ids for t in backend.prepare(["my card", "refund my money back please", " ".join(WORDS), "ok"])]
+    rows = backend.prepare(["my card", "refund my money back please", " ".join(WORDS), "ok"])
     together = backend.forward(rows)
     for n, row in enumerate(rows):
         alone = backend.forward([row])
