@@ -11,9 +11,12 @@ from typing import Any, Protocol
 import jsonschema
 from pydantic import ValidationError
 
-from app.domain.errors import InvalidRequest, UnknownParameter, UnsupportedMethod
+from app.domain import recipes
+from app.domain.errors import InvalidRequest, MissingParameter, UnknownParameter, UnsupportedMethod
 from app.domain.schedule import Schedule
 from app.domain.spec import JobSpec
+
+MAIN = "main"  # who teaches a stage unless it says otherwise: the job's own teacher
 
 
 class TeacherShape(Protocol):
@@ -32,31 +35,38 @@ def load() -> dict[str, Any]:
     return dict(json.loads((Path(__file__).parent / "catalog.json").read_text()))
 
 
+def room(name: str) -> dict[str, Any]:
+    """Plug-ins of one kind: name → {doc, schema, needs, problems, …}; empty while there are none."""
+    return dict(load().get(name, {}))
+
+
 def expand(spec: JobSpec) -> JobSpec:
-    """The spec with its recipe written out as stages and every plug-in default filled in. Checks on the way."""
-    problems = list(_problems(spec))
-    if problems:
-        first = problems[0]
-        first.details = [{"param": p.param, "code": p.code, "message": p.message} for p in problems]
-        raise first
+    """The spec with its recipe written out as stages and every default filled in. Checks every block on the way.
+
+    Raises InvalidRequest (with `param`, `hint` and all problems in `details`) unless every plug-in block is right.
+    """
+    spec = recipes.with_defaults(spec, room("recipes"))
+    _raise([*_problems(spec)])
     body = spec.resolved()
     if body["stages"] is None:
-        recipe = {"type": "response"} if body["recipe"] is None else body["recipe"]
-        recipe = {"type": recipe} if isinstance(recipe, str) else recipe
-        entry = load()["recipes"][recipe["type"]]
-        params = {**_defaults(entry["schema"]), **{k: v for k, v in recipe.items() if k != "type"}}
-        body["stages"], body["recipe"] = _substitute(entry["stages"], params), None
-    body["student"] = {**_defaults(load()["students"][body["student"]["init"]]["schema"]), **body["student"]}
-    body["quantization"] = {**_defaults(load()["quantizers"][body["quantization"]["scheme"]]["schema"]), **body["quantization"]}
+        body["stages"], body["recipe"] = _written_out(spec), None
+    body["student"] = _filled("students", "init", body["student"])
+    body["quantization"] = _filled("quantizers", "scheme", body["quantization"])
+    body["augmentation"] = [_filled("augmenters", "type", block) for block in body["augmentation"]]
     for stage in body["stages"]:
-        for i, objective in enumerate(stage["objectives"]):
-            stage["objectives"][i] = {**_defaults(load()["objectives"][objective["type"]]["schema"]), **objective}
-    return JobSpec.model_validate(body)
+        stage["objectives"] = [_filled("objectives", "type", objective) for objective in stage["objectives"]]
+        stage["teacher"] = _filled("teachers", "type", stage.get("teacher") or {"type": MAIN})
+    try:
+        return JobSpec.model_validate(body)
+    except ValidationError as error:  # what was written by hand is valid already: a recipe's parameter went too far
+        said = error.errors()[0]
+        name = next((str(part) for part in reversed(said["loc"]) if isinstance(part, str)), "")
+        message = f"The recipe makes a stage that is not valid: {name} {str(said['msg']).removeprefix('Value error, ')}."
+        raise InvalidRequest(message, param="recipe", hint="Change the recipe's parameters, or write the stages out.") from error
 
 
-def check(spec: JobSpec) -> None:
-    """Raises InvalidRequest (with `param`, `hint` and all problems in `details`) unless every plug-in block is right."""
-    expand(spec)
+def defaults(room_name: str, name: str) -> dict[str, Any]:
+    return _defaults(room(room_name)[name]["schema"])
 
 
 def check_student(spec: JobSpec, teacher: TeacherShape) -> None:
@@ -106,16 +116,41 @@ def check_student(spec: JobSpec, teacher: TeacherShape) -> None:
         )
 
 
+def _raise(problems: list[InvalidRequest]) -> None:
+    if problems:
+        first = problems[0]
+        first.details = [{"param": p.param, "code": p.code, "message": p.message} for p in problems]
+        raise first
+
+
+def _written_out(spec: JobSpec) -> list[dict[str, Any]]:
+    """The recipe's stages with its parameters in place."""
+    name, params = recipes.chosen(spec, room("recipes"))
+    stages = recipes.write_out(name, params, spec, room("recipes")[name])
+    problems = [p for i, stage in enumerate(stages) for p in _in_stage(stage["objectives"], stage.get("teacher"), f"stages[{i}]")]
+    for problem in problems:  # the caller wrote no stage: name what they wrote
+        field = str(problem.param).rpartition(".")[2]
+        problem.param = f"recipe.{field}" if field in params else "recipe"
+    _raise(problems)
+    return stages
+
+
 def _problems(spec: JobSpec) -> Iterator[InvalidRequest]:
     yield from _block("students", "init", spec.student.init, spec.student.params, "student")
     yield from _block("quantizers", "scheme", spec.quantization.scheme, spec.quantization.params, "quantization")
-    if isinstance(spec.recipe, str):
-        yield from _block("recipes", "type", spec.recipe, {}, "recipe")
-    elif spec.recipe is not None:
-        yield from _block("recipes", "type", spec.recipe.type, spec.recipe.params, "recipe")
+    for n, made in enumerate(spec.augmentation):
+        yield from _block("augmenters", "type", made.type, made.params, f"augmentation[{n}]")
+    if spec.stages is None:
+        name, params = recipes.chosen(spec, room("recipes"))
+        if spec.recipe is None and name not in room("recipes"):
+            hint = f"Known recipes: {', '.join(room('recipes'))}; or write the stages out."
+            yield MissingParameter(f"The task {spec.task} needs a recipe or stages.", param="recipe", hint=hint)
+        else:
+            faults = [*_block("recipes", "type", name, params, "recipe")]
+            yield from faults or recipes.misuse(name, spec, room("recipes"))
     for i, stage in enumerate(spec.stages or []):
-        for j, objective in enumerate(stage.objectives):
-            yield from _block("objectives", "type", objective.type, objective.params, f"stages[{i}].objectives[{j}]")
+        objectives = [{"type": o.type, **o.params} for o in stage.objectives]
+        yield from _in_stage(objectives, {"type": stage.teacher.type, **stage.teacher.params}, f"stages[{i}]")
         if all(o.weight.bounds == (0.0, 0.0) for o in stage.objectives):
             yield InvalidRequest(
                 f"Every objective of stage '{stage.name}' has weight 0.",
@@ -124,13 +159,24 @@ def _problems(spec: JobSpec) -> Iterator[InvalidRequest]:
             )
 
 
-def _block(room: str, key: str, name: str, params: dict[str, Any], where: str) -> Iterator[InvalidRequest]:
-    entries = load()[room]
+def _in_stage(objectives: list[dict[str, Any]], teacher: dict[str, Any] | None, where: str) -> Iterator[InvalidRequest]:
+    for j, objective in enumerate(objectives):
+        yield from _block("objectives", "type", objective["type"], _params(objective), f"{where}.objectives[{j}]")
+    if teacher is not None and (teacher["type"] != MAIN or _params(teacher) or MAIN in room("teachers")):
+        yield from _block("teachers", "type", teacher["type"], _params(teacher), f"{where}.teacher")
+
+
+def _params(block: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in block.items() if name not in ("type", "weight")}
+
+
+def _block(room_name: str, key: str, name: str, params: dict[str, Any], where: str) -> Iterator[InvalidRequest]:
+    entries = room(room_name)
     if name not in entries:
         yield InvalidRequest(
-            f"'{name}' is not among the {room}.",
-            param=f"{where}.{key}" if room != "recipes" else where,
-            hint=_closest(name, list(entries)),
+            f"'{name[:80]}' is not among the {room_name}.",
+            param=f"{where}.{key}" if room_name != "recipes" else where,
+            hint=_closest(name, list(entries)) if entries else f"There are no {room_name} here.",
         )
         return
     schema = entries[name]["schema"]
@@ -141,7 +187,9 @@ def _block(room: str, key: str, name: str, params: dict[str, Any], where: str) -
             known = list(schema.get("properties", {})) if not error.absolute_path else list(error.schema.get("properties", {}))
             for extra in sorted(set(error.instance) - set(known)):
                 yield UnknownParameter(
-                    f"'{extra}' is not a parameter of {room[:-1]} '{name}'.", param=f"{path}.{extra}", hint=_closest(extra, known)
+                    f"'{extra}' is not a parameter of {room_name[:-1]} '{name}'.",
+                    param=f"{path}.{extra}",
+                    hint=_closest(extra, known),
                 )
         else:
             yield InvalidRequest(f"{path}: {_reason(error)}.", param=path, hint=_expectation(error))
@@ -186,17 +234,10 @@ def _closest(name: str, known: list[str]) -> str:
     return (f"Did you mean '{near[0]}'? " if near else "") + (f"Known: {', '.join(known)}." if known else "It takes no parameters.")
 
 
+def _filled(room_name: str, key: str, block: dict[str, Any]) -> dict[str, Any]:
+    entry = room(room_name).get(block[key])
+    return block if entry is None else {**_defaults(entry["schema"]), **block}
+
+
 def _defaults(schema: dict[str, Any]) -> dict[str, Any]:
     return {name: p["default"] for name, p in schema.get("properties", {}).items() if "default" in p}
-
-
-def _substitute(template: Any, params: dict[str, Any]) -> Any:
-    if isinstance(template, list):
-        return [_substitute(item, params) for item in template]
-    if isinstance(template, dict):
-        if set(template) == {"$param"}:
-            return params[template["$param"]]
-        if set(template) == {"$one_minus"}:
-            return 1 - params[template["$one_minus"]]
-        return {key: _substitute(value, params) for key, value in template.items()}
-    return template

@@ -4,6 +4,7 @@
 allowed files alone. Torch-free: weights are judged by their header.
 """
 
+import hashlib
 import json
 import re
 import shutil
@@ -59,6 +60,7 @@ class ModelInfo:
     has_tokenizer: bool
     params: int
     bytes: int  # of the allowed files
+    matrices: tuple[str, ...] = ()  # modules with a weight of two dimensions: `encoder.layer.0.attention.self.query`
 
 
 def check_model_dir(path: Path) -> ModelInfo:
@@ -239,7 +241,30 @@ def _info(config: Any, tensors: dict[str, list[int]], files: list[Path]) -> Mode
         has_tokenizer=any(_TOKENIZER.fullmatch(file.name) for file in files),
         params=sum(prod(shape) for shape in tensors.values()),
         bytes=sum(file.stat().st_size for file in files),
+        matrices=tuple(sorted(n.removesuffix(".weight") for n, s in tensors.items() if len(s) == 2 and n.endswith(".weight"))),
     )
+
+
+def vocabulary_digest(folder: Path) -> str | None:
+    """Equal for tokenizers that give the same pieces the same numbers; None where no file says them plainly."""
+    pieces: dict[str, int] = {}
+    if (file := folder / "tokenizer.json").is_file():
+        described = _object(folder, file)
+        model = described.get("model") if isinstance(described, dict) else None
+        vocabulary = model.get("vocab") if isinstance(model, dict) else None
+        if isinstance(vocabulary, list):  # Unigram: pairs of piece and score
+            vocabulary = {str(pair[0]): n for n, pair in enumerate(vocabulary) if isinstance(pair, list) and pair}
+        if not isinstance(vocabulary, dict):
+            return None
+        pieces = vocabulary
+    elif (file := folder / "vocab.txt").is_file():
+        pieces = {line: n for n, line in enumerate(file.read_text(encoding="utf-8", errors="replace").split("\n")) if line}
+    if not pieces:
+        return None
+    digest = hashlib.sha256()
+    for piece, number in sorted(pieces.items(), key=lambda item: str(item[0])):
+        digest.update(f"{piece}\0{number}\n".encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
 
 
 def _labels(config: dict[str, Any]) -> list[str] | None:

@@ -35,6 +35,9 @@ class Finetune(_Block):
     learning_rate: Positive = 2e-4
     batch_size: int = Field(default=32, ge=1, le=4096)
     train: Literal["all", "head"] = "all"
+    seed: int | None = Field(
+        default=None, ge=0, lt=2**32, description="Of the fit alone; default: from the job's. One teacher for many seeds."
+    )
 
 
 class Source(_Block):

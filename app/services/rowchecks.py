@@ -4,115 +4,155 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from app.domain.datasets import column_errors
+from app.domain import rowfaults, tasks
 from app.domain.errors import DatasetInvalid, DomainError
 from app.domain.models import File
-from app.domain.spec import Data
+from app.domain.spec import JobSpec
+from app.domain.tasks import Column
+from app.domain.values import LISTS
+from app.services import labelchecks
 
 ROLES = ("training", "validation", "test")
 _SHOWN = 100
+_UNKNOWN = {"text", "numeral"}  # sorts that a CSV file has where lists are wanted
 
 
 @dataclass
 class Rows:
-    """What the files give. `labels` is None where a column has too many values to be one of labels."""
+    """What the files give. `labels` is None where they are not known, or where the task has none."""
 
     usable: dict[str, int] = field(default_factory=dict)
+    labelled: dict[str, int] = field(default_factory=dict)
     labels: list[str] | None = None
-    characters: float = 0.0  # mean length of a training text
+    characters: float = 0.0  # mean of a sequence's own text
+    sequences: float = 1.0  # mean of what a model reads per row: 1, two of a pair, or a query's documents
     errors: list[DomainError] = field(default_factory=list)
     warnings: list[dict[str, Any]] = field(default_factory=list)
 
 
-def check(files: Mapping[str, File], data: Data) -> Rows:
-    found = Rows()
-    values: dict[str, dict[str, int] | None] = {}
+def check(files: Mapping[str, File], spec: JobSpec) -> Rows:
+    found, columns = Rows(), tasks.columns(spec)
+    reports: dict[str, Mapping[str, Any]] = {}
     for role, file in files.items():
         try:
-            found.usable[role] = _usable(role, file, data, found.warnings)
-            values[role] = _values(role, file, data)
+            _exist(role, file, spec, columns)
+            found.usable[role] = _usable(role, file, spec, columns, found.warnings)
+            found.labelled[role] = _labelled(file.report, columns)
+            reports[role] = file.report
         except DatasetInvalid as error:
             found.errors.append(error)
-    train = files.get("training")
-    if train is not None and (profile := train.report["columns"].get(data.text)):
-        found.characters = float(profile["characters"]["mean"])
-    if (counts := values.get("training")) is not None:
-        _check_labels(counts, values, data, found)
+    found.errors += _nowhere(reports, files, columns)
+    if "training" in reports:
+        _measure(reports["training"], columns, found)
+        judged = labelchecks.check(reports, spec)
+        found.labels = judged.labels
+        found.errors += judged.errors
+        found.warnings += judged.warnings
     return found
 
 
-def _usable(role: str, file: File, data: Data, warnings: list[dict[str, Any]]) -> int:
+def _exist(role: str, file: File, spec: JobSpec, columns: list[Column]) -> None:
+    """Every column that rows cannot do without, in this file."""
+    report = file.report
+    rows, malformed = int(report["rows"]), int(report["malformed_rows"])
+    if rows <= malformed:
+        reason = report["errors"][0]["message"] if report["errors"] else "it holds none"
+        more = f"GET /v1/files/{file.id}/validation lists the faults."
+        shown = report["errors"][:_SHOWN]
+        raise DatasetInvalid(f"The {role} file has no usable rows: {reason}", param=f"data.{role}_file", hint=more, details=shown)
+    needed = tasks.task_of(spec).labels == "needed"
+    for column in columns:
+        wanted = column.required or (column.field == "label" and needed) or (column.field == "route" and role == "training")
+        if wanted and not rowfaults.exists(report, column.name):
+            raise DatasetInvalid(
+                f"The {role} file has no values in a column '{column.name[:80]}'.",
+                param=f"data.{column.field}",
+                hint=f"Its columns are {_some_columns(report)}; set data.{column.field} to one of them.",
+            )
+
+
+def _nowhere(reports: Mapping[str, Any], files: Mapping[str, File], columns: list[Column]) -> list[DatasetInvalid]:
+    """A second text that was named but is in no file."""
+    if not reports or len(reports) < len(files):
+        return []
+    report = reports.get("training") or next(iter(reports.values()))
+    return [
+        DatasetInvalid(
+            f"No file has values in a column '{column.name[:80]}'.",
+            param=f"data.{column.field}",
+            hint=f"The columns are {_some_columns(report)}; leave data.{column.field} out when texts are not compared in pairs.",
+        )
+        for column in columns
+        if column.field == "text_b" and not any(rowfaults.exists(r, column.name) for r in reports.values())
+    ]
+
+
+def _some_columns(report: Mapping[str, Any]) -> str:
+    return ", ".join(f"'{name[:40]}'" for name in list(report["columns"])[:10])
+
+
+def _usable(role: str, file: File, spec: JobSpec, columns: list[Column], warnings: list[dict[str, Any]]) -> int:
     report, param = file.report, f"data.{role}_file"
     rows, malformed = int(report["rows"]), int(report["malformed_rows"])
     more = f"GET /v1/files/{file.id}/validation lists the faults."
-    if rows <= malformed:
-        reason = report["errors"][0]["message"] if report["errors"] else "it holds none"
-        shown = report["errors"][:_SHOWN]
-        raise DatasetInvalid(f"The {role} file has no usable rows: {reason}", param=param, hint=more, details=shown)
-    text, label = column_errors(report, data.text, "text"), column_errors(report, data.label, "label")
-    for name, kind, column in ((data.text, "text", text), (data.label, "label", label)):
-        if not column.exists:
-            there = ", ".join(f"'{n[:40]}'" for n in list(report["columns"])[:10])
-            raise DatasetInvalid(
-                f"The {role} file has no values in a column '{name[:80]}'.",
-                param=f"data.{kind}",
-                hint=f"Its columns are {there}; set data.{kind} to one of them.",
-            )
-    bad = malformed + text.rows + label.rows
-    if bad and data.on_bad_row == "fail":
+    faults = [rowfaults.in_column(report, column) for column in columns]
+    pair = tasks.same_length(tasks.problem_of(spec))
+    if pair is not None:
+        faults.append(rowfaults.in_pair(report, columns, pair))
+    bad = malformed + sum(f.rows for f in faults)
+    if bad and spec.data.on_bad_row == "fail":
         own = [e for e in report["errors"] if _of_whole_row(e)]
-        details = sorted([*own, *text.details, *label.details], key=lambda e: e["line"])[:_SHOWN]
+        details = sorted([*own, *(e for f in faults for e in f.details)], key=lambda e: e["line"])[:_SHOWN]
         first = f"; first: line {details[0]['line']}: {details[0]['message']}" if details else "."
-        hint = f'Mend them, or set data.on_bad_row to "skip". {more}'
-        message = f"{bad:,} of {rows:,} rows of the {role} file are not valid{first}"
+        hint = _list_hint(file, columns) or f'Mend them, or set data.on_bad_row to "skip". {more}'
+        message = f"{min(bad, rows):,} of {rows:,} rows of the {role} file are not valid{first}"
         raise DatasetInvalid(message, param=param, hint=hint, details=details)
-    if bad >= rows:
-        raise DatasetInvalid(f"No row of the {role} file is usable.", param=param, hint=more)
+    if any(malformed + f.rows >= rows for f in faults):  # of several faults a row may have more than one
+        raise DatasetInvalid(f"No row of the {role} file is usable.", param=param, hint=_list_hint(file, columns) or more)
     if bad:
-        warnings.append(_warning("rows_skipped", f"{bad:,} of {rows:,} rows of the {role} file will be skipped.", param))
+        warnings.append(warning("rows_skipped", f"{bad:,} of {rows:,} rows of the {role} file will be skipped.", param))
     if duplicates := int(report["duplicate_rows"]):
-        warnings.append(_warning("duplicate_rows", f"{duplicates:,} rows of the {role} file occur more than once.", param))
-    return rows - bad
+        warnings.append(warning("duplicate_rows", f"{duplicates:,} rows of the {role} file occur more than once.", param))
+    if any(f.unknown for f in faults):
+        message = f"The {role} file was uploaded before lists were looked into: its rows are checked when the job starts."
+        warnings.append(warning("checked_later", message, param))
+    return max(1, rows - bad)
 
 
 def _of_whole_row(error: Mapping[str, Any]) -> bool:
     """Not a fault of one column: those are counted anew for the columns that this job uses."""
-    return error["code"] not in ("duplicate", "missing_field", "wrong_type") and not (error["code"] == "empty" and error["column"])
+    one_column = ("duplicate", "missing_field", "wrong_type", "wrong_element", "wrong_length")
+    return error["code"] not in one_column and not (error["code"] == "empty" and error["column"])
 
 
-def _values(role: str, file: File, data: Data) -> dict[str, int] | None:
-    column = file.report["columns"][data.label]
-    if column["distinct"] is None:
-        raise DatasetInvalid(
-            f"Column '{data.label[:80]}' of the {role} file has over 1,000 different values, or long ones: no labels.",
-            param="data.label",
-            hint="Set data.label to the column that holds the classes.",
-        )
-    counts: dict[str, int] | None = column["values"]
-    return counts
+def _list_hint(file: File, columns: list[Column]) -> str | None:
+    """CSV has no lists: say how to bring them."""
+    for column in columns:
+        sorts = file.report["columns"].get(column.name, {}).get("sorts", {})
+        if file.format == "csv" and column.kind in LISTS and _UNKNOWN & sorts.keys():
+            return (
+                f"A CSV file cannot hold lists: upload JSON Lines or Parquet, or write data.{column.field} as JSON in the cell, "
+                'such as ["a","b"].'
+            )
+    return None
 
 
-def _check_labels(counts: dict[str, int], values: Mapping[str, dict[str, int] | None], data: Data, found: Rows) -> None:
-    found.labels = sorted(counts)
-    if len(counts) < 2:
-        only = f"only the label '{found.labels[0][:60]}'" if counts else "no label"
-        message = f"The training file has {only}; a classifier needs at least two."
-        hint = "Add rows of another label, or set data.label to the right column."
-        found.errors.append(DatasetInvalid(message, param="data.label", hint=hint))
-        return
-    for role in ROLES[1:]:
-        strange = sorted((values.get(role) or {}).keys() - counts.keys())
-        if strange:
-            more = f" (and {len(strange) - 1} more)" if len(strange) > 1 else ""
-            message = f"The label '{strange[0][:60]}'{more} occurs in the {role} file but in no row of the training file."
-            hint = f"Add rows with it to the training file, or take it out of the {role} file."
-            details = [{"label": label, "rows": (values[role] or {})[label]} for label in strange[:_SHOWN]]
-            found.errors.append(DatasetInvalid(message, param=f"data.{role}_file", hint=hint, details=details))
-    alone = [label for label in found.labels if counts[label] == 1]
-    if alone and data.validation_file is None:
-        message = f"{len(alone)} labels have a single training row, such as '{alone[0][:60]}': none is left to validate them."
-        found.warnings.append(_warning("rare_labels", message, "data.training_file"))
+def _labelled(report: Mapping[str, Any], columns: list[Column]) -> int:
+    return sum(rowfaults.present(report, column.name) for column in columns if column.field == "label")
 
 
-def _warning(code: str, message: str, param: str) -> dict[str, Any]:
+def _measure(report: Mapping[str, Any], columns: list[Column], found: Rows) -> None:
+    """How much a model reads per row, for the estimate."""
+    by_field = {column.field: report["columns"].get(column.name, {}) for column in columns}
+    text = by_field["text"]
+    items = text.get("items")
+    found.characters = items["mean"] * (items["characters"] + 1) if items else float(text["characters"]["mean"])
+    if documents := by_field.get("documents", {}).get("items"):
+        found.sequences = documents["mean"]
+        found.characters += documents["characters"]
+    elif second := by_field.get("text_b"):
+        found.characters += float(second["characters"]["mean"])
+
+
+def warning(code: str, message: str, param: str) -> dict[str, Any]:
     return {"code": code, "message": message, "param": param}

@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from app.domain.db import Session
-from app.domain.errors import ArtifactCorrupt, IncompatibleModels, InvalidRequest, ModelNotAllowed, NotFound, UnsupportedMethod
+from app.domain.errors import ArtifactCorrupt, InvalidRequest, ModelNotAllowed, NotFound
 from app.domain.modelfiles import ModelInfo, check_model_dir, local_folder
 from app.domain.repositories.registry import Registry
 from app.domain.storage import BlobStore
 
 _HUB_NAME = re.compile(r"(?:[A-Za-z0-9][\w.-]{0,95}/)?[A-Za-z0-9][\w.-]{0,95}")
-_WRITERS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 
 
 class Places(Protocol):
@@ -30,33 +29,39 @@ class Wanted:
     source: str
     model: str
     revision: str | None
+    where: str = ""  # in the spec, when it is not the role: `teacher.ensemble[0]`
+
+    @property
+    def at(self) -> str:
+        return self.where or self.role
 
 
 @dataclass(frozen=True)
 class Found:
-    """`info` is None for a model of the hub, which is looked at when the job starts."""
+    """`info` and `folder` are None for a model of the hub, which is looked at when the job starts."""
 
     inputs: dict[str, Any]
     info: ModelInfo | None
     model: str  # pinned: `minilm` becomes `minilm:1`
+    folder: Path | None = None
 
 
 def find(wanted: Wanted, session: Session, project_id: str, blobs: BlobStore, places: Places) -> Found:
     """Raises a DomainError whose `param` is the field at fault."""
-    param = f"{wanted.role}.model"
+    param = f"{wanted.at}.model"
     if wanted.revision is not None and wanted.source != "hub":
         hint = "A registry model is pinned by its version ('name:3'); a local folder has none."
-        raise InvalidRequest("'revision' belongs to source 'hub'.", param=f"{wanted.role}.revision", hint=hint)
+        raise InvalidRequest("'revision' belongs to source 'hub'.", param=f"{wanted.at}.revision", hint=hint)
     match wanted.source:
         case "registry":
             return _registry(wanted, param, Registry(session, project_id), blobs)
         case "local":
             folder = local_folder(places.models_dir, wanted.model, param)
-            return Found(_inputs(wanted, wanted.model, None), _checked(folder, param), wanted.model)
+            return Found(_inputs(wanted, wanted.model, None), _checked(folder, param), wanted.model, folder)
         case "hub":
             return _hub(wanted, param, places)
         case other:
-            raise InvalidRequest(f"Unknown source '{other}'.", param=f"{wanted.role}.source", hint="Use registry, local or hub.")
+            raise InvalidRequest(f"Unknown source '{other}'.", param=f"{wanted.at}.source", hint="Use registry, local or hub.")
 
 
 def _registry(wanted: Wanted, param: str, registry: Registry, blobs: BlobStore) -> Found:
@@ -69,13 +74,13 @@ def _registry(wanted: Wanted, param: str, registry: Registry, blobs: BlobStore) 
     folder = blobs.artifact(version.digest)
     if not folder.is_dir():
         raise ArtifactCorrupt(f"The files of '{ref}' are not in the blob store.", param=param, hint="Import the model again.")
-    return Found(_inputs(wanted, ref, version.digest), _checked(folder, param), ref)
+    return Found(_inputs(wanted, ref, version.digest), _checked(folder, param), ref, folder)
 
 
 def _hub(wanted: Wanted, param: str, places: Places) -> Found:
     if places.hub_offline:
         hint = "Use source 'registry' or 'local'; the operator can allow the hub with RETORT_HUB_OFFLINE=false."
-        raise ModelNotAllowed("This installation does not fetch models.", param=f"{wanted.role}.source", hint=hint)
+        raise ModelNotAllowed("This installation does not fetch models.", param=f"{wanted.at}.source", hint=hint)
     if not _HUB_NAME.fullmatch(wanted.model) or ".." in wanted.model:
         raise InvalidRequest(f"'{wanted.model[:80]}' is not the name of a model.", param=param, hint="Use 'owner/name'.")
     return Found(_inputs(wanted, wanted.model, None), None, wanted.model)
@@ -91,36 +96,3 @@ def _checked(folder: Path, param: str) -> ModelInfo:
     except ModelNotAllowed as error:
         error.param = param
         raise
-
-
-def fits_task(info: ModelInfo, role: str, labels: list[str] | None, finetune: bool) -> None:
-    """Raises unless the model can classify: as it is (a teacher that is not fitted first), or with a new head."""
-    param = f"{role}.model"
-    if any(name.endswith(_WRITERS) for name in info.architectures):
-        raise UnsupportedMethod(
-            f"The {role} is a language model that writes text ({info.architectures[0]}); text-classification needs an encoder.",
-            param=param,
-            hint="Choose a BERT-like model.",
-        )
-    if not info.has_tokenizer:
-        hint = "Bring tokenizer.json beside the weights."
-        raise IncompatibleModels(f"The {role} has no tokenizer files.", param=param, hint=hint)
-    if role != "teacher" or finetune:
-        return
-    if not info.has_head:
-        raise UnsupportedMethod(
-            f"The teacher is a {info.architectures[0] if info.architectures else info.model_type} without a classification head.",
-            param=param,
-            hint='Add teacher.finetune, such as {"epochs": 3}: it is then first fitted to the labelled rows.',
-        )
-    if labels is not None and info.labels != labels:
-        raise IncompatibleModels(
-            f"The teacher knows the labels {_some(info.labels or [])}; the training rows have {_some(labels)}.",
-            param=param,
-            hint="Add teacher.finetune to fit it to these labels, or use rows with its own labels (in sorted order).",
-        )
-
-
-def _some(labels: list[str]) -> str:
-    shown = ", ".join(repr(label[:30]) for label in labels[:5])
-    return shown + (f" … ({len(labels)} in all)" if len(labels) > 5 else "")

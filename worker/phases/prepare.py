@@ -1,122 +1,127 @@
-"""Uploaded files → prepared rows: columns applied, bad rows refused or skipped, labels numbered, splits made.
+"""Uploaded files → prepared records: columns applied, bad rows refused or skipped, labels numbered, splits made.
 
-prepared/   data.json   train.jsonl validation.jsonl test.jsonl   rows {"id", "text", "label": number or null}
+prepared/   data.json   train.jsonl validation.jsonl test.jsonl   one record a line; "label" is null where a row has none:
+  text-classification   {"id", "text", ["text_b"], "label": class, or one 0/1 per class, or a number}
+  token-classification  {"id", "words": [...], "label": [class per word]}
+  embedding             {"id", "text", ["text_b"], "label": similarity from 0 to 1}
+  ranking               {"id", "query", "documents": [...], "label": [relevance per document]}
+  masked-lm             {"id", "text", "label": null}
+`data.route` adds "route". data.json says the task, its problem and labels, how many rows of what, and where scores came from.
 """
 
 import json
 import random
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from app.domain.datasets import check_row, read_rows
+from app.domain import tasks
+from app.domain.datasets import read_rows
 from app.domain.errors import DatasetInvalid
+from app.domain.rowfaults import check_row, read_cells
 from app.domain.rows import RowError
+from app.domain.spec import JobSpec
+from worker.phases import targets
 from worker.phases.base import Context
+from worker.phases.heldout import split
+from worker.phases.targets import Record
 from worker.run.faults import Failpoint, hit
 
 SHOWN = 20  # faults named in an error
+_NAMES = {  # of a record's fields, where they are not those of the spec
+    "token-classification": {"text": "words"},
+    "ranking": {"text": "query"},
+}
 
 
 def run(context: Context) -> None:
     spec, data = context.spec, context.spec.data
     skipped: list[RowError] = []
-    splits: dict[str, list[dict[str, Any]]] = {}
-    for number, (split, path) in enumerate(sorted(context.request.files.items())):
-        splits[split] = _read(context, Path(path), context.request.formats[split], skipped)
+    given: dict[str, list[Record]] = {}
+    for number, (role, path) in enumerate(sorted(context.request.files.items())):
+        given[role] = _read(context, Path(path), context.request.formats[role], skipped)
         context.advance("preparing", (number + 1) / (len(context.request.files) + 1))
-    if skipped and data.on_bad_row == "fail":
-        first = skipped[0]
+    _report(context, skipped)
+    train = given["training"]
+    if data.max_examples is not None and len(train) > data.max_examples:
+        keep = sorted(random.Random(f"{spec.seed}:examples").sample(range(len(train)), data.max_examples))
+        train = [train[i] for i in keep]
+    problem = tasks.problem_of(spec)
+    labels = targets.names(train, problem)
+    validation = given.get("validation")
+    if validation is None:
+        train, validation = split(train, data.validation_split, spec.seed, problem)
+    test = given.get("test")
+    made = {"train": train, "validation": validation, "test": validation if test is None else test}
+    if not train or not validation:
+        raise DatasetInvalid(
+            f"{len(train)} rows are left to train on and {len(validation)} to validate with.",
+            param="data.training_file",
+            hint="Add rows, or give a validation file.",
+        )
+    targets.check(made, labels, spec)
+    facts = targets.encode(made, labels, problem)
+    facts |= {"skipped": len(skipped), "test_is_validation": test is None, "pairs": any("text_b" in r for r in train)}
+    _write(context, made, labels, facts)
+
+
+def _read(context: Context, path: Path, format: str, skipped: list[RowError]) -> list[Record]:
+    columns, found = tasks.columns(context.spec), []
+    pair = tasks.same_length(tasks.problem_of(context.spec))
+    for line, row in read_rows(path, format):
+        if line % 1000 == 0:
+            context.stop()
+        if isinstance(row, RowError):
+            skipped.append(row)
+            continue
+        if format == "csv":
+            row = read_cells(row, columns)
+        if fault := check_row(line, row, columns, pair):
+            skipped.append(fault)
+            continue
+        found.append(_record(context.spec, {c.field: row.get(c.name) for c in columns}))
+    return found
+
+
+def _record(spec: JobSpec, values: dict[str, Any]) -> Record:
+    """Fields in the order in which they are written; `id` and the encoded label come last of all."""
+    names = _NAMES.get(spec.task, {})
+    record = {names.get(f, f): values[f] for f in ("text", "text_b", "documents") if values.get(f) is not None}
+    record["label"] = values.get("label")
+    if spec.task == "embedding" and "text_b" not in record:
+        record["label"] = None  # a score is one of two texts
+    if "route" in values:
+        record["route"] = None if values["route"] is None else str(values["route"])
+    return record
+
+
+def _report(context: Context, skipped: list[RowError]) -> None:
+    if not skipped:
+        return
+    first = skipped[0]
+    if context.spec.data.on_bad_row == "fail":
         raise DatasetInvalid(
             f"{len(skipped)} rows cannot be used; first: line {first.line}: {first.message}",
             param="data.training_file",
             hint='Mend the rows, or set data.on_bad_row to "skip".',
             details=[error.to_json() for error in skipped[:SHOWN]],
         )
-    if skipped:
-        context.warn("rows_skipped", f"{len(skipped)} rows could not be used and were skipped; first: line {skipped[0].line}.")
-    train = splits["training"]
-    if data.max_examples is not None and len(train) > data.max_examples:
-        keep = sorted(random.Random(f"{spec.seed}:examples").sample(range(len(train)), data.max_examples))
-        train = [train[i] for i in keep]
-    labels = _labels(train)
-    validation = splits.get("validation")
-    if validation is None:
-        train, validation = _split(train, data.validation_split, spec.seed)
-    test = splits.get("test")
-    made = {"train": train, "validation": validation, "test": validation if test is None else test}
-    _known_labels(made, labels)
-    _write(context, made, labels, len(skipped), test is None)
+    context.warn("rows_skipped", f"{len(skipped)} rows could not be used and were skipped; first: line {first.line}.")
 
 
-def _read(context: Context, path: Path, format: str, skipped: list[RowError]) -> list[dict[str, Any]]:
-    data, rows = context.spec.data, []
-    for line, row in read_rows(path, format):
-        if line % 1000 == 0:
-            context.stop()
-        fault = row if isinstance(row, RowError) else check_row(line, row, data.text, data.label)
-        if fault is not None or isinstance(row, RowError):
-            assert fault is not None
-            skipped.append(fault)
-            continue
-        label = row.get(data.label)
-        rows.append({"text": row[data.text], "label": None if label is None else str(label)})
-    return rows
-
-
-def _labels(train: list[dict[str, Any]]) -> list[str]:
-    labels = sorted({row["label"] for row in train if row["label"] is not None})
-    if len(labels) < 2:
-        raise DatasetInvalid(
-            f"The training rows have {len(labels)} distinct labels; a classifier needs at least 2.",
-            param="data.label",
-            hint="Name the right column in data.label.",
-        )
-    return labels
-
-
-def _known_labels(made: dict[str, list[dict[str, Any]]], labels: list[str]) -> None:
-    for split in ("validation", "test"):
-        extra = sorted({row["label"] for row in made[split] if row["label"] is not None} - set(labels))
-        if extra:
-            raise DatasetInvalid(
-                f"Label '{extra[0]}' occurs in the {split} rows but in no training row.",
-                param=f"data.{split}_file",
-                hint="Add rows of that label to the training file, or remove it there.",
-            )
-        if not any(row["label"] is not None for row in made[split]):
-            raise DatasetInvalid(f"No {split} row has a label; nothing could be measured.", param=f"data.{split}_file")
-
-
-def _split(rows: list[dict[str, Any]], share: float, seed: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Hold out `share` of each label's rows (at least one where a label has two); unlabelled rows all stay in training."""
-    groups: dict[str, list[int]] = defaultdict(list)
-    for i, row in enumerate(rows):
-        if row["label"] is not None:
-            groups[row["label"]].append(i)
-    held: set[int] = set()
-    for label, members in sorted(groups.items()):
-        shuffled = members[:]
-        random.Random(f"{seed}:{label}").shuffle(shuffled)
-        held.update(shuffled[: min(max(1, round(len(members) * share)), len(members) - 1)])
-    return [r for i, r in enumerate(rows) if i not in held], [r for i, r in enumerate(rows) if i in held]
-
-
-def _write(context: Context, made: dict[str, list[dict[str, Any]]], labels: list[str], skipped: int, shared: bool) -> None:
+def _write(context: Context, made: dict[str, list[Record]], labels: list[str], facts: dict[str, Any]) -> None:
     out = context.fresh("prepared")
-    number = {label: i for i, label in enumerate(labels)}
-    for split, rows in made.items():
-        with (out / f"{split}.jsonl").open("w", encoding="utf-8") as f:
+    for name, rows in made.items():
+        with (out / f"{name}.jsonl").open("w", encoding="utf-8") as f:
             for i, row in enumerate(rows):
-                label = None if row["label"] is None else number[row["label"]]
-                f.write(json.dumps({"id": i, "text": row["text"], "label": label}, ensure_ascii=False) + "\n")
+                f.write(json.dumps({"id": i, **row}, ensure_ascii=False) + "\n")
     description = {
+        "task": context.spec.task,
+        "problem": tasks.problem_of(context.spec),
         "labels": labels,
-        "counts": {split: len(rows) for split, rows in made.items()},
+        "counts": {name: len(rows) for name, rows in made.items()},
         "unlabelled": sum(row["label"] is None for row in made["train"]),
-        "skipped": skipped,
-        "test_is_validation": shared,
         "max_length": context.spec.data.max_length,
+        **facts,
     }
     (out / "data.json").write_text(json.dumps(description, ensure_ascii=False))
     hit(Failpoint.PREPARED)

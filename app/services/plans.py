@@ -1,0 +1,226 @@
+"""From the body of a request to a plan: every fault found and named, models pinned, the cost estimated. Nothing is started."""
+
+import copy
+import re
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from app.domain import catalog, ids, model_checks, plan_checks
+from app.domain.db import Session, Sessions, reading
+from app.domain.errors import DomainError, InvalidRequest, NotFound
+from app.domain.model_checks import Models
+from app.domain.modelfiles import vocabulary_digest
+from app.domain.models import File
+from app.domain.plan_checks import Planned
+from app.domain.repositories.files import Files
+from app.domain.repositories.workers import Workers
+from app.domain.spec import JobSpec, Source, config_hash
+from app.domain.storage import BlobStore
+from app.services import fitness, rowchecks, sources, specs
+from app.services.estimate import Sizes, estimate
+
+_ALIVE_SECONDS = 120.0
+
+
+class Limits(sources.Places, Protocol):
+    @property
+    def max_queued_jobs(self) -> int: ...
+
+
+@dataclass
+class Plan:
+    """What a request for a job comes to."""
+
+    errors: list[DomainError] = field(default_factory=list)
+    warnings: list[dict[str, Any]] = field(default_factory=list)
+    resolved: dict[str, Any] | None = None
+    estimate: dict[str, Any] | None = None
+    inputs: dict[str, Any] = field(default_factory=dict)
+    model_name: str = ""
+
+    @property
+    def config_hash(self) -> str | None:
+        return config_hash(self.resolved) if self.resolved is not None else None
+
+
+@dataclass
+class _Cast:
+    """The models of a job, as far as they were found. `ensemble` has one place for every member."""
+
+    teacher: sources.Found | None
+    ensemble: list[sources.Found | None]
+    student: sources.Found | None
+
+    @property
+    def whole(self) -> bool:
+        return self.teacher is not None and None not in self.ensemble
+
+
+class Planner:
+    def __init__(self, sessions: Sessions, blobs: BlobStore, limits: Limits, project_id: str) -> None:
+        self.sessions, self.blobs, self.limits, self.project_id = sessions, blobs, limits, project_id
+
+    def plan(self, body: dict[str, Any]) -> Plan:
+        plan = Plan()
+        spec, plan.errors = specs.parse(body)
+        if spec is None:
+            return plan
+        full = _expanded(spec, plan)
+        plan.model_name = _model_name(spec, plan)
+        with reading(self.sessions) as session:
+            files = self._files(spec, session, plan)
+            cast = self._cast(spec, session, plan)
+            device = self._device(spec, session)
+        rows = rowchecks.check(files, spec)
+        plan.errors += rows.errors
+        plan.warnings += rows.warnings
+        _check_models(spec, cast, rows, plan)
+        if full is not None:
+            _check_plan(spec, full, rows, cast, plan)
+        if plan.errors or full is None or not cast.whole:
+            return plan
+        plan.resolved = _pinned(full, cast)
+        plan.estimate = self._estimate(full, rows, cast, device, plan)
+        described = {role: _described(file, rows.usable[role]) for role, file in files.items()}
+        plan.inputs = {
+            "files": described,
+            "teacher": cast.teacher.inputs if cast.teacher else None,
+            "student": cast.student.inputs if cast.student else None,
+        }
+        if cast.ensemble:
+            plan.inputs["ensemble"] = [found.inputs for found in cast.ensemble if found]
+        return plan
+
+    def _files(self, spec: JobSpec, session: Session, plan: Plan) -> dict[str, File]:
+        found: dict[str, File] = {}
+        files = Files(session, self.project_id)
+        for role in rowchecks.ROLES:
+            file_id = getattr(spec.data, f"{role}_file")
+            if file_id is None:
+                continue
+            try:
+                found[role] = files.get(file_id)
+            except NotFound as error:
+                error.param = f"data.{role}_file"
+                plan.errors.append(error)
+        return found
+
+    def _cast(self, spec: JobSpec, session: Session, plan: Plan) -> _Cast:
+        def find(role: str, at: str, block: dict[str, Any]) -> sources.Found | None:
+            model, revision = block.get("model"), block.get("revision")
+            if not model or not isinstance(model, str):
+                return None  # the catalogue has said so
+            source = str(block.get("source") or "registry")
+            wanted = sources.Wanted(role, source, model, str(revision) if revision else None, at)
+            try:
+                return sources.find(wanted, session, self.project_id, self.blobs, self.limits)
+            except DomainError as error:
+                plan.errors.append(error)
+                return None
+
+        return _Cast(
+            find("teacher", "teacher", spec.teacher.model_dump()),
+            [find("teacher", f"teacher.ensemble[{n}]", m.model_dump()) for n, m in enumerate(spec.teacher.ensemble)],
+            find("student", "student", spec.student.params),
+        )
+
+    def _device(self, spec: JobSpec, session: Session) -> str:
+        if spec.compute.device != "auto":
+            return spec.compute.device
+        workers = Workers(session).alive(_ALIVE_SECONDS)
+        return "cuda" if any(worker.device.startswith("cuda") for worker in workers) else "cpu"
+
+    def _estimate(self, full: JobSpec, rows: rowchecks.Rows, cast: _Cast, device: str, plan: Plan) -> dict[str, Any]:
+        sizes = Sizes(
+            rows.usable["training"], rows.usable.get("validation"), rows.usable.get("test", 0), rows.characters, rows.sequences
+        )
+        made = estimate(full, sizes, _infos(cast), device, self.blobs.free_bytes())
+        if not made["fits"]:
+            message = "By the estimate the job needs more space than the disk has."
+            plan.warnings.append({"code": "does_not_fit", "message": message, "param": None})
+        return made
+
+
+def _expanded(spec: JobSpec, plan: Plan) -> JobSpec | None:
+    try:
+        return catalog.expand(spec)
+    except DomainError as error:
+        plan.errors.append(error)
+        return None
+
+
+def _check_models(spec: JobSpec, cast: _Cast, rows: rowchecks.Rows, plan: Plan) -> None:
+    """Each model by itself: an encoder, of this task, for texts of this length."""
+    teachers: list[tuple[str, Source, sources.Found | None]] = [("teacher", spec.teacher, cast.teacher)]
+    for n, (member, found) in enumerate(zip(spec.teacher.ensemble, cast.ensemble, strict=True)):
+        teachers.append((f"teacher.ensemble[{n}]", member, found))
+    for at, asked, found in [*teachers, ("student", None, cast.student)]:
+        if found is None:
+            continue
+        role = at.partition(".")[0]
+        if found.info is None:
+            message = f"The {role} is fetched from the hub and looked at when the job starts."
+            plan.warnings.append({"code": "checked_later", "message": message, "param": f"{at}.model"})
+            continue
+        try:
+            fitness.is_encoder(found.info, role, at, spec)
+            if asked is not None and asked.finetune is None:
+                fitness.answers(found.info, at, spec, rows.labels)
+            fitness.length(found.info, role, spec)
+        except DomainError as error:
+            plan.errors.append(error)
+
+
+def _check_plan(spec: JobSpec, full: JobSpec, rows: rowchecks.Rows, cast: _Cast, plan: Plan) -> None:
+    """The models and the rows against what the stages ask of them."""
+    planned = Planned(spec, full, rows.usable.get("training"), rows.labelled.get("training"), rows.labels)
+    plan.errors += plan_checks.check(planned)
+    plan.warnings += plan_checks.warnings(planned)
+    models = _infos(cast)
+    if model_checks.compares_tokens(planned, models):
+        models = Models(models.teacher, models.student, _same_vocabulary(cast))
+    plan.errors += model_checks.check(planned, models)
+    plan.warnings += model_checks.warnings(planned, models)
+    if models.teacher is not None:
+        try:
+            catalog.check_student(full, models.teacher)
+        except DomainError as error:
+            plan.errors.append(error)
+
+
+def _infos(cast: _Cast) -> Models:
+    return Models(cast.teacher.info if cast.teacher else None, cast.student.info if cast.student else None)
+
+
+def _same_vocabulary(cast: _Cast) -> bool | None:
+    folders = [found.folder if found else None for found in (cast.teacher, cast.student)]
+    digests = [vocabulary_digest(folder) if folder else None for folder in folders]
+    return None if None in digests else digests[0] == digests[1]
+
+
+def _model_name(spec: JobSpec, plan: Plan) -> str:
+    """As asked for, else made of the job's name."""
+    if spec.output.model_name is not None:
+        return spec.output.model_name
+    name = re.sub(r"[^a-z0-9._-]+", "-", spec.name.lower()).strip("-._")[:63]
+    if not ids.MODEL_NAME.fullmatch(name):
+        hint = "Set output.model_name: 1 to 63 of a-z, 0-9, '.', '_', '-'."
+        plan.errors.append(InvalidRequest("No model name can be made of the job's name.", param="output.model_name", hint=hint))
+    return name
+
+
+def _pinned(full: JobSpec, cast: _Cast) -> dict[str, Any]:
+    """The resolved spec, with registry models by version: posting it again means the same models."""
+    resolved = copy.deepcopy(full.resolved())
+    if cast.teacher is not None:
+        resolved["teacher"]["model"] = cast.teacher.model
+    for member, found in zip(resolved["teacher"]["ensemble"], cast.ensemble, strict=True):
+        if found is not None:
+            member["model"] = found.model
+    if cast.student is not None:
+        resolved["student"]["model"] = cast.student.model
+    return resolved
+
+
+def _described(file: File, rows: int) -> dict[str, Any]:
+    return {"id": file.id, "format": file.format, "sha256": file.sha256, "rows": rows}
