@@ -7,8 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-BERT_LIKE = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
-FAMILIES = (*BERT_LIKE, "distilbert")
+from app.domain.tasks import FAMILIES as FAMILIES
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,7 @@ from app.domain.spec import Data, JobSpec
 from app.domain.values import Kind
 
 # Encoders whose parts are known by name: queries, keys and values can be read, layers and widths inherited.
-BERT_LIKE = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
-FAMILIES = (*BERT_LIKE, "distilbert")
+FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert")
 
 Labels = Literal["needed", "optional", "own"]  # own: the task makes them from the texts
 
