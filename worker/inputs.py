@@ -50,6 +50,7 @@ def build_request(job: Job, given: Inputs) -> RunRequest:
         teacher_dir=str(model_dir(job.inputs.get("teacher"), "teacher", given)),
         ensemble_dirs=[str(model_dir(source, "teacher", given)) for source in job.inputs.get("ensemble") or []],
         student_dir=str(model_dir(student, "student", given)) if (student := job.inputs.get("student")) else None,
+        augmenter_dirs=[str(model_dir(s, "augmentation", given)) if s else None for s in job.inputs.get("augmenters") or []],
         device=settings.worker_device if device == "auto" else device,
         threads=settings.threads or max(1, (os.cpu_count() or 1) // max(1, settings.worker_slots)),
         checkpoint_every_steps=settings.checkpoint_steps,
@@ -65,24 +66,24 @@ def _pin_revisions(job: Job, given: Inputs) -> None:
     """A hub model is the same commit in every attempt of a job."""
     inputs = dict(job.inputs)
     for role in ("teacher", "student"):
-        source = inputs.get(role) or {}
-        if source.get("source") == "hub" and not fetcher.COMMIT.fullmatch(source.get("revision") or ""):
-            commit = fetcher.resolve(source["model"], source.get("revision"), given.settings)
-            inputs[role] = {**source, "revision": commit}
-    pinned = []
-    for source in inputs.get("ensemble") or []:
-        if source.get("source") == "hub" and not fetcher.COMMIT.fullmatch(source.get("revision") or ""):
-            source = {**source, "revision": fetcher.resolve(source["model"], source.get("revision"), given.settings)}
-        pinned.append(source)
-    if pinned:
-        inputs["ensemble"] = pinned
+        if role in inputs:
+            inputs[role] = _pinned(inputs[role], given.settings)
+    for role in ("ensemble", "augmenters"):
+        if role in inputs:
+            inputs[role] = [_pinned(source, given.settings) for source in inputs[role]]
     if inputs != job.inputs:
         given.pin(inputs)
         job.inputs = inputs
 
 
+def _pinned(source: dict[str, Any] | None, settings: Settings) -> dict[str, Any] | None:
+    if source is None or source["source"] != "hub" or fetcher.COMMIT.fullmatch(source.get("revision") or ""):
+        return source
+    return {**source, "revision": fetcher.resolve(source["model"], source.get("revision"), settings)}
+
+
 def model_dir(source: dict[str, Any] | None, role: str, given: Inputs) -> Path:
-    """The folder of a teacher or student: from the registry by digest, from the operator's folder, or fetched from the hub."""
+    """The folder of a model that a job names: from the registry by digest, from the operator's folder, or fetched from the hub."""
     if source is None:
         raise ModelNotAllowed(f"The job names no {role}.", param=role)
     match source["source"]:

@@ -30,6 +30,7 @@ class RunRequest(_Message):
     teacher_dir: str
     ensemble_dirs: list[str] = []  # of teacher.ensemble, in its order
     student_dir: str | None = None  # for student.init = pretrained
+    augmenter_dirs: list[str | None] = []  # of augmentation, in its order; null for a block that names no model
     device: str = "auto"
     threads: int = 0  # 0: let torch decide
     checkpoint_every_steps: int | None = None

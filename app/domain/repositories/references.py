@@ -1,5 +1,7 @@
 """Which stored things a row still names: what the sweep asks before it removes anything."""
 
+from typing import Any
+
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -29,4 +31,10 @@ class References:
         if any(self.session.execute(query).first() for query in (version, offered)):
             return True
         waiting = self.session.scalars(select(Job.inputs).where(Job.status.not_in(TERMINAL)))
-        return any((inputs.get(role) or {}).get("digest") == digest for inputs in waiting for role in ("teacher", "student"))
+        return any((source or {}).get("digest") == digest for inputs in waiting for source in _sources(inputs))
+
+
+def _sources(inputs: dict[str, Any]) -> list[dict[str, Any] | None]:
+    """Where the models of a job come from."""
+    alone = [inputs.get(role) for role in ("teacher", "student")]
+    return [*alone, *(inputs.get("ensemble") or []), *(inputs.get("augmenters") or [])]
