@@ -8,13 +8,13 @@ from numpy.typing import NDArray
 
 from app.serving.backends.base import FloatArray
 
-_WORD = np.dtype([("start", "<u4"), ("end", "<u4"), ("label", "<u4"), ("score", "<f4")])
+WORD = np.dtype([("start", "<u4"), ("end", "<u4"), ("label", "<u4"), ("score", "<f4")])
 _OUTSIDE = "O"
 
 
 def pack(probabilities_WC: FloatArray, words_W3: NDArray[np.int32]) -> bytes:
     """Each word's place in the text, its likeliest label and that label's probability."""
-    packed = np.empty(len(words_W3), dtype=_WORD)
+    packed = np.empty(len(words_W3), dtype=WORD)
     packed["start"], packed["end"] = words_W3[:, 1], words_W3[:, 2]
     packed["label"] = probabilities_WC.argmax(axis=1)
     packed["score"] = probabilities_WC.max(axis=1)
@@ -31,7 +31,7 @@ def read(payload: bytes, labels: Sequence[str], text: str) -> list[dict[str, Any
     found: list[dict[str, Any]] = []
     scores: list[list[float]] = []
     open_ = ""  # the type that an I- may go on with
-    for start, end, number, score in np.frombuffer(payload, dtype=_WORD).tolist():
+    for start, end, number, score in np.frombuffer(payload, dtype=WORD).tolist():
         label = labels[number]
         name = label[2:] if iob else label
         if label == _OUTSIDE:

@@ -14,7 +14,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from app.api import auth, problems
 from app.domain.db import Sessions, make_engine, make_sessions, reading
 from app.domain.storage import BlobStore
-from app.serving import models_router, router
+from app.serving import compare_router, models_router, router
 from app.serving.plane import Plane
 from app.settings import Settings, get_settings
 
@@ -25,6 +25,7 @@ def mount(app: FastAPI, settings: Settings) -> AbstractAsyncContextManager[None]
     """Add the inference routes to `app`; the plane lives while the returned context is open."""
     app.include_router(router.router)
     app.include_router(models_router.router)
+    app.include_router(compare_router.router)
     # A control plane's own answer knows nothing of models: ours, which includes what it checks, comes first.
     app.router.routes.insert(0, APIRoute("/readyz", readyz, include_in_schema=False))
     return _running(app, settings)
