@@ -35,7 +35,7 @@ def fill(context: Context, head: Head, name: str, source: Path, wanted: Finetune
         (kept / "USED").touch()
         context.output(f"{name}.json").write_text(json.dumps({"steps": 0, "seconds": 0.0, "reused": True}))
         return
-    seed = derived(context.spec.seed, name)
+    seed = _seed(context, name, wanted)
     seed_everything(seed, context.spec.deterministic)
     model = head.load(source)
     plan = Plan(
@@ -60,6 +60,10 @@ def fill(context: Context, head: Head, name: str, source: Path, wanted: Finetune
     _keep(out, kept)
 
 
+def _seed(context: Context, name: str, wanted: Finetune) -> int:
+    return derived(context.spec.seed if wanted.seed is None else wanted.seed, name)
+
+
 def _key(context: Context, head: Head, name: str, source: Path, wanted: Finetune) -> str:
     prepared = context.output("prepared")
     told = {
@@ -67,7 +71,7 @@ def _key(context: Context, head: Head, name: str, source: Path, wanted: Finetune
         "finetune": wanted.model_dump(mode="json"),
         "rows": [manifest.sha256_file(prepared / f"{split}.jsonl") for split in ("train", "validation")],
         "about": str(head.about),
-        "seed": derived(context.spec.seed, name),
+        "seed": _seed(context, name, wanted),
         "deterministic": context.spec.deterministic,
         "device": context.request.device,
         "precision": context.spec.compute.precision,
