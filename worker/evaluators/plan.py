@@ -30,6 +30,8 @@ def facts(report: dict[str, Any]) -> list[tuple[str, str]]:
         ("student", value(plan["student"])),
     ]
     found += _made(report["training"].get("student", {}))
+    if plan.get("target"):
+        found.append(("target", value(plan["target"])))
     found += [("augmentation", value(augmentation)) for augmentation in plan.get("augmentation") or []]
     if plan.get("recipe"):
         found.append(("recipe", value(plan["recipe"])))

@@ -5,7 +5,7 @@ matplotlib is imported when the first plot is drawn: the run child must not pay 
 
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from io import StringIO
 from typing import TYPE_CHECKING, Any
@@ -47,7 +47,7 @@ def plots(report: dict[str, Any]) -> list[tuple[str, str]]:
     curves = report.get("curves") or {}
     found = [
         (f"Quality ({metric}, with 95 % intervals) and size", quality_and_size(report)),
-        ("Candidates: quality against latency; a larger dot is a larger model", candidates(report.get("candidates") or [], metric)),
+        ("The search: quality against latency; a larger dot is a larger model, a pale one was not trained in full", trials(report)),
         ("Calibration: how sure a model is, and how often it is right", reliability(report)),
         ("Quality by length of the text", by_length(report)),
         ("Loss of each objective", curve(curves, "loss", "loss")),
@@ -145,26 +145,26 @@ def curve(curves: Mapping[str, Any], name: str, title: str) -> str:
         return _svg(figure, f"curve-{name}", f"{title} over the steps of each stage")
 
 
-def candidates(found: Sequence[Mapping[str, Any]], metric: str) -> str:
-    """Quality over latency of every student that the search for a target tried; those that nothing beats are joined."""
-    known = [c for c in found if c.get("latency_ms") and c.get("quality") is not None]
+def trials(report: dict[str, Any]) -> str:
+    """Quality over latency of every student that the search for a target trained; those that nothing beats are joined."""
+    known = [c for c in tables.trials(report) if c.get("quality") is not None]
     if not known:
         return ""
     with _figure(3.2) as (figure, axes):
-        largest = max(float(c.get("bytes") or 1) for c in known)
+        largest = max(float(c["bytes"]) for c in known)
         front = [c for c in known if not any(_beats(other, c) for other in known)]
         front.sort(key=lambda c: float(c["latency_ms"]))
         axes.plot([c["latency_ms"] for c in front], [c["quality"] for c in front], color=_LINE, drawstyle="steps-post")
         for c in known:
             colour = _MODELS["quantized" if c.get("chosen") else "teacher"]
-            size = 20 + 180 * float(c.get("bytes") or 1) / largest
-            axes.scatter(c["latency_ms"], c["quality"], s=size, color=colour, alpha=0.75)
+            size, pale = 20 + 180 * float(c["bytes"]) / largest, c.get("share", 1) < 1
+            axes.scatter(c["latency_ms"], c["quality"], s=size, color=colour, alpha=0.35 if pale else 0.8)
             text = f"{c['name']} (chosen)" if c.get("chosen") else str(c["name"])
             axes.annotate(text[:40], (c["latency_ms"], c["quality"]), xytext=(6, 4), textcoords="offset points", fontsize=8)
-        axes.set(xlabel="latency p50, ms", ylabel=metric)
+        axes.set(xlabel="latency p50, ms", ylabel=tables.metric_title(report["summary"]["metric"]))
         axes.margins(x=0.25, y=0.15)
         axes.grid(True)
-        return _svg(figure, "candidates", "Quality against latency of the candidates")
+        return _svg(figure, "trials", "Quality against latency of the students that were tried")
 
 
 def _beats(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

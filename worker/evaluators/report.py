@@ -1,8 +1,8 @@
 """The report of a job: the summary that the API shows, and what both of its pages are made from (`markdown.py`, `page.py`).
 
 The dictionary: name, summary, models {who: quality, by_length, bytes, params, speed, peak_memory_bytes}, rows, data, seed, plan,
-training, quantization, warnings, how; and where they exist curves {stage: {steps, values {name: […]}}} and candidates
-[{name, latency_ms, bytes, quality, chosen}]. A model may be missing, and so may any figure of one.
+training, quantization, warnings, how; and where they exist curves {stage: {steps, values {name: […]}}} and search {trials
+[{name, latency_ms, bytes, quality, share, chosen}]}. A model may be missing, and so may any figure of one.
 """
 
 from collections.abc import Mapping

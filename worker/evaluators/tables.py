@@ -54,7 +54,7 @@ def present(report: dict[str, Any]) -> list[str]:
 
 
 def tables(report: dict[str, Any]) -> list[Table]:
-    found = [_overview(report), _gains(report), _per_class(report), _by_length(report)]
+    found = [_overview(report), _gains(report), _search(report), _per_class(report), _by_length(report)]
     return [table for table in found if table is not None]
 
 
@@ -171,6 +171,29 @@ def _gains(report: dict[str, Any]) -> Table | None:
 
 def _signed_span(interval: list[float]) -> str:
     return f"{signed(interval[0])} to {signed(interval[1])}"
+
+
+def trials(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """Students that were tried for a target; the smallest first."""
+    found = (report.get("search") or {}).get("trials") or []
+    return sorted(found, key=lambda trial: (trial["bytes"], trial["latency_ms"]))
+
+
+def _search(report: dict[str, Any]) -> Table | None:
+    rows = [
+        [
+            t["name"] + (" (chosen)" if t.get("chosen") else ""),
+            number(t["quality"]),
+            percent(t.get("retention")),
+            f"{t['latency_ms']:.2f}",
+            times(t.get("speedup")),
+            _whole(t["bytes"]),
+            percent(t.get("share") or None),
+        ]
+        for t in trials(report)
+    ]
+    head = ["student", "quality, validation", "retained", "latency p50, ms", "speed-up", "bytes", "trained"]
+    return Table("The search for the target", head, rows) if rows else None
 
 
 def _per_class(report: dict[str, Any]) -> Table | None:

@@ -10,15 +10,25 @@ from typing import Any
 import pytest
 
 from tests.unit.evaluators.reports import qualities, regression_qualities, sample
-from worker.evaluators import plots, report
+from worker.evaluators import plots, report, tables
 from worker.evaluators.page import render
 
 ROOT = Path(__file__).parents[3]
 EVIL = ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "$\\frac{1}{0}$ & <b>", "日本語\u202e{{7*7}}{% raw %}"]
-CANDIDATES = [
-    {"name": "small", "latency_ms": 1.0, "bytes": 4e6, "quality": 0.8, "chosen": True},
-    {"name": "large", "latency_ms": 3.0, "bytes": 9e6, "quality": 0.9, "chosen": False},
-    {"name": "beaten", "latency_ms": 3.5, "bytes": 9e6, "quality": 0.7, "chosen": False},
+TRIALS: list[dict[str, Any]] = [
+    {"name": "large", "latency_ms": 3.0, "bytes": 9e6, "quality": 0.9, "retention": 0.98, "speedup": 7.0, "share": 1.0},
+    {
+        "name": "small",
+        "latency_ms": 1.0,
+        "bytes": 4e6,
+        "quality": 0.8,
+        "retention": 0.9,
+        "speedup": 20.0,
+        "share": 1.0,
+        "chosen": True,
+    },
+    {"name": "beaten", "latency_ms": 3.5, "bytes": 9e6, "quality": 0.7, "retention": 0.8, "speedup": 6.0, "share": 0.25},
+    {"name": "too slow", "latency_ms": 30.0, "bytes": 9e7, "quality": None, "retention": None, "speedup": 0.7, "share": 0.0},
 ]
 VOID = {"meta", "br", "img", "link", "input", "hr"}
 
@@ -55,7 +65,7 @@ class Reader(HTMLParser):
 
 @pytest.fixture(scope="module")
 def whole() -> str:
-    return render(sample(candidates=CANDIDATES))
+    return render(sample(search={"trials": TRIALS}))
 
 
 def test_it_holds_every_part(whole: str) -> None:
@@ -102,7 +112,7 @@ def test_every_id_is_used_once_and_every_reference_leads_somewhere(whole: str) -
 
 
 def test_it_is_the_same_every_time(whole: str) -> None:
-    assert render(sample(candidates=CANDIDATES)) == whole
+    assert render(sample(search={"trials": TRIALS})) == whole
     assert not re.search(r"20\d\d-\d\d-\d\d", whole)
 
 
@@ -120,7 +130,7 @@ def test_what_users_wrote_stays_text() -> None:
     told["warnings"] = [{"code": EVIL[1], "message": EVIL[0]}]
     told["plan"]["teacher"]["model"] = EVIL[1]
     told["data"]["labels"] = EVIL
-    told["candidates"] = [{**CANDIDATES[0], "name": text} for text in EVIL]
+    told["search"] = {"trials": [{**TRIALS[0], "name": text} for text in EVIL]}
     told["curves"] = {EVIL[0]: {"steps": [0, 1], "values": {f"{EVIL[2]}/loss": [2.0, 1.0], "loss": [2.0, 1.0]}}}
     read = Reader(render(told))
     assert not {"script", "img", "b"} & set(read.tags)
@@ -168,10 +178,17 @@ def test_curves_skip_what_was_not_noted_and_keep_objectives_apart() -> None:
     assert plots.curve(curves, "grad_norm", "gradient norm") == ""
 
 
-def test_candidates_that_nothing_beats_are_joined() -> None:
-    beaten = [c["name"] for c in CANDIDATES if any(plots._beats(other, c) for other in CANDIDATES)]
-    assert beaten == ["beaten"]
-    assert plots.candidates([{"name": "no speed", "quality": 0.5}], "accuracy") == ""
+def test_trials_that_nothing_beats_are_joined() -> None:
+    known = [t for t in TRIALS if t["quality"] is not None]
+    assert [t["name"] for t in known if any(plots._beats(other, t) for other in known)] == ["beaten"]
+    told = sample(search={"trials": TRIALS})
+    drawn = plots.trials(told)
+    assert "small (chosen)</text>" in drawn
+    assert "too slow" not in drawn
+    table = next(t for t in tables.tables(told) if t.title == "The search for the target")
+    assert [row[0] for row in table.rows] == ["small (chosen)", "large", "beaten", "too slow"]
+    assert table.rows[-1][1:] == ["-", "-", "30.00", "0.7×", "90,000,000", "-"]
+    assert plots.trials(sample(search={"trials": TRIALS[3:]})) == ""
 
 
 def test_plotting_costs_the_start_nothing() -> None:
@@ -185,4 +202,4 @@ assert not {"matplotlib", "jinja2"} & set(sys.modules)
 
 @pytest.mark.parametrize("name", ["$a$ costs $5", "$\\frac{1}{0}$", "$\\nonsense{$"])
 def test_a_dollar_sign_begins_no_formula(name: str) -> None:
-    assert f">{name}</text>" in plots.candidates([{**CANDIDATES[1], "name": name}], "accuracy")
+    assert f">{name}</text>" in plots.trials(sample(search={"trials": [{**TRIALS[0], "name": name}]}))
