@@ -1,45 +1,29 @@
-"""A student that somebody pretrained: any encoder transformers can put a classification head on."""
-
-from pathlib import Path
+"""A student that somebody pretrained: any encoder transformers can put the task's head on."""
 
 from pydantic import Field
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import PreTrainedModel
 
-from worker.plugins import PluginParams
-from worker.students.base import Origin, StudentInit
+from worker.students.base import Origin, StudentInit, StudentParams
 
 
 class Pretrained(StudentInit):
-    """Load a smaller pretrained encoder and give it a fresh head for the job's labels.
+    """Load a smaller pretrained encoder; its own head where it already answers this task label by label, else a fresh one.
 
-    Its tokenizer may differ from the teacher's: for classes the teacher's logits belong to rows, not to tokens.
+    Its tokenizer may differ from the teacher's: classes, scores and vectors belong to rows, not to tokens. Objectives that
+    compare hidden states or attention token by token need the teacher's tokenizer.
     """
 
     name = "pretrained"
+    speaks = "student_dir"
 
-    class Params(PluginParams):
-        source: str = Field(default="registry", pattern="^(hub|local|registry)$")
-        model: str = Field(min_length=1, max_length=200)
-        revision: str | None = Field(default=None, max_length=100)
+    class Params(StudentParams):
+        source: str = Field(default="registry", pattern="^(hub|local|registry)$", description="Where the model comes from.")
+        model: str = Field(min_length=1, max_length=200, description="Its name there.")
+        revision: str | None = Field(default=None, max_length=100, description="Of a hub's model: a commit or tag.")
 
     params: Params
 
-    def build(self, origin: Origin) -> PreTrainedModel:
-        assert origin.student_dir is not None
-        ids = dict(enumerate(origin.labels))
-        self.plan = {"init": self.name, "model": self.params.model}
-        model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
-            origin.student_dir,
-            num_labels=len(origin.labels),
-            id2label=ids,
-            label2id={label: i for i, label in ids.items()},
-            ignore_mismatched_sizes=True,
-            use_safetensors=True,
-            local_files_only=True,
-            dtype="float32",
-        )
-        return model
-
-    def tokenizer_dir(self, origin: Origin) -> Path:
-        assert origin.student_dir is not None
-        return origin.student_dir
+    def make(self, origin: Origin) -> PreTrainedModel:
+        assert origin.student_dir is not None  # the request brings it whenever this initialiser is asked for
+        self.plan |= {"model": self.params.model, "own_head": origin.head.fits(origin.student_dir)}
+        return origin.head.load(origin.student_dir)
