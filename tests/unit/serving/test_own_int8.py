@@ -6,13 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import BertConfig
 
 from app.serving.backends.base import BackendEntry, ModelCard
 from app.serving.backends.onnx_runtime import OnnxRuntime
 from app.serving.warmup import TOLERANCE, measure
 from tests.fixtures.tiny import make_tokenizer
 from worker.exporters.onnx import Onnx
+from worker.heads.base import About
+from worker.heads.text_classification import TextClassification
+from worker.quantizers.base import Calibration
 from worker.quantizers.int8_dynamic import Int8Dynamic
 
 EXAMPLES = Path(__file__).parents[3] / "examples" / "support_intents" / "test.jsonl"
@@ -28,14 +31,14 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
         num_hidden_layers=3,
         num_attention_heads=4,
         intermediate_size=192,
-        num_labels=5,
         max_position_embeddings=64,
     )
+    head = TextClassification(About("text-classification", "single_label", tuple("abcde"), 64))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        BertForSequenceClassification(config).save_pretrained(folder / "torch")
+        head.make(config).save_pretrained(folder / "torch")
     tokenizer.save_pretrained(folder)
-    Onnx().export(folder / "torch", folder)
+    Onnx().export(folder / "torch", folder, head)
     return folder
 
 
@@ -44,8 +47,13 @@ def load(folder: Path, file: str) -> tuple[OnnxRuntime, ModelCard]:
     return OnnxRuntime.load(folder, BackendEntry(backend="onnx_runtime", file=file), card, 1), card
 
 
+def calibration(folder: Path) -> Calibration:
+    ids = np.arange(32, dtype=np.int64).reshape(2, 16)
+    return Calibration(folder / "model.onnx", [{"input_ids": ids, "attention_mask": np.ones_like(ids)}])
+
+
 def test_row_scales_let_real_texts_share_a_forward(exported: Path) -> None:
-    Int8Dynamic().quantize(exported / "model.onnx", exported)
+    Int8Dynamic().quantize(exported / "model.onnx", exported, calibration(exported))
     backend, card = load(exported, "model_int8.onnx")
     assert measure(backend, card).exact_in_batches
     texts = [json.loads(line)["text"] for line in EXAMPLES.read_text().splitlines()[:48]]
@@ -64,7 +72,7 @@ def test_row_scales_let_real_texts_share_a_forward(exported: Path) -> None:
 
 
 def test_one_scale_for_a_batch_is_noticed(exported: Path) -> None:
-    Int8Dynamic(activations="per_tensor").quantize(exported / "model.onnx", exported)
+    Int8Dynamic(activations="per_tensor").quantize(exported / "model.onnx", exported, calibration(exported))
     backend, card = load(exported, "model_int8.onnx")
     measured = measure(backend, card)
     assert not measured.exact_in_batches
