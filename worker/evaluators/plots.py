@@ -49,7 +49,7 @@ def plots(report: dict[str, Any]) -> list[tuple[str, str]]:
         (f"Quality ({metric}, with 95 % intervals) and size", quality_and_size(report)),
         ("The search: quality against latency; a larger dot is a larger model, a pale one was not trained in full", trials(report)),
         ("Calibration: how sure a model is, and how often it is right", reliability(report)),
-        ("Quality by length of the text", by_length(report)),
+        ("Short and long texts", by_length(report)),
         ("Loss of each objective", curve(curves, "loss", "loss")),
         ("Gradient norm of each objective", curve(curves, "grad_norm", "gradient norm")),
     ]
@@ -154,7 +154,7 @@ def trials(report: dict[str, Any]) -> str:
         largest = max(float(c["bytes"]) for c in known)
         front = [c for c in known if not any(_beats(other, c) for other in known)]
         front.sort(key=lambda c: float(c["latency_ms"]))
-        axes.plot([c["latency_ms"] for c in front], [c["quality"] for c in front], color=_LINE, drawstyle="steps-post")
+        axes.plot([c["latency_ms"] for c in front], [c["quality"] for c in front], color=_LINE, drawstyle="steps-post", zorder=1)
         for c in known:
             colour = _MODELS["quantized" if c.get("chosen") else "teacher"]
             size, pale = 20 + 180 * float(c["bytes"]) / largest, c.get("share", 1) < 1
