@@ -5,21 +5,23 @@ Hidden states are counted from 0 (the embeddings' output) to L (the last layer's
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
+from pydantic import Field, NonNegativeInt
 from torch import Tensor, nn
 
 from app.domain.errors import InvalidRequest
 from worker.signals import Shape
 
 Strategy = Literal["uniform", "last", "skip", "first_last", "block_influence"]
+Layers = Strategy | Annotated[list[tuple[NonNegativeInt, NonNegativeInt]], Field(min_length=1, max_length=64)]
 LayerMap = list[tuple[int, int]]  # (student's layer, teacher's layer), both 1 … L, or 0 for the embeddings
 
 
 def layer_map(
-    wanted: Strategy | Sequence[tuple[int, int]], student: Shape, teacher: Shape, *, embeddings: bool = False
+    wanted: Strategy | Sequence[tuple[int, int]], student: Shape, teacher: Shape, *, embeddings: bool = False, lowest: int = 0
 ) -> LayerMap:
-    """Pairs of layers, by strategy or as given.
+    """Pairs of layers, by strategy or as given; `lowest` is 1 for what the embeddings do not have: queries, keys, values.
 
     uniform: I(j) = ceil(j L_T / L_S).  last: the last of both.  skip: every layer but the last, I(j) = j floor(L_T / L_S)
     (PKD-skip).  first_last: the first and the last of both.  block_influence: the L_S teacher layers that move the state
@@ -28,7 +30,7 @@ def layer_map(
     Raises InvalidRequest for a layer that one of them does not have.
     """
     if not isinstance(wanted, str):
-        return _given(wanted, student, teacher)
+        return _given(wanted, student, teacher, lowest)
     s, t = student.layers, teacher.layers
     if wanted == "uniform":
         found = [(j, math.ceil(j * t / s)) for j in range(1, s + 1)]
@@ -48,14 +50,14 @@ def layer_map(
     return [(0, 0), *found] if embeddings else found
 
 
-def _given(pairs: Sequence[tuple[int, int]], student: Shape, teacher: Shape) -> LayerMap:
+def _given(pairs: Sequence[tuple[int, int]], student: Shape, teacher: Shape, lowest: int) -> LayerMap:
     for n, (ours, theirs) in enumerate(pairs):
         for layer, shape, who in ((ours, student, "student"), (theirs, teacher, "teacher")):
-            if not 0 <= layer <= shape.layers:
+            if not lowest <= layer <= shape.layers:
                 raise InvalidRequest(
                     f"layers[{n}]: the {who} has no layer {layer}.",
                     param="layers",
-                    hint=f"Its layers are 1 to {shape.layers}; 0 is the embeddings' output.",
+                    hint=f"Its layers are 1 to {shape.layers}" + ("; 0 is the embeddings' output." if lowest == 0 else "."),
                 )
     return [(int(a), int(b)) for a, b in pairs]
 
@@ -70,12 +72,17 @@ class Projections(nn.Module):
         super().__init__()
         self.maps = nn.ModuleDict()
 
-    def add(self, name: str, ours: int, theirs: int) -> None:
-        if ours != theirs:
+    def add(self, name: str, ours: int, theirs: int, *, always: bool = False) -> None:
+        """`always`: a map is learned between equal widths too."""
+        if always or ours != theirs:
             self.maps[name] = nn.Linear(ours, theirs)
 
     def map(self, name: str, value: Tensor) -> Tensor:
-        result: Tensor = self.maps[name](value.to(self.maps[name].weight.dtype)) if name in self.maps else value
+        if name not in self.maps:
+            return value
+        linear = self.maps[name]
+        assert isinstance(linear, nn.Linear)
+        result: Tensor = linear(value.to(linear.weight.dtype))
         return result
 
     def shapes(self) -> dict[str, list[int]]:

@@ -72,18 +72,20 @@ def test_the_example_job_is_a_valid_job() -> None:
 
 def test_the_objective_in_the_guide_works(tmp_path: Path) -> None:
     guide = (ROOT / "docs" / "add-an-objective.md").read_text(encoding="utf-8")
-    file = tmp_path / "total_variation.py"
+    file = tmp_path / "hellinger.py"
     file.write_text(guide.split("```python\n")[1].split("```")[0], encoding="utf-8")
-    spec = importlib.util.spec_from_file_location("total_variation", file)
+    spec = importlib.util.spec_from_file_location("hellinger", file)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    from worker.objectives.base import DenseLogits, StudentOutput
+    from worker.rows import Batch
+    from worker.signals import Signals
 
-    objective = module.TotalVariation(temperature=2.0)
-    z_BC, labels_B = torch.tensor([[1.0, 0.0, -1.0], [0.5, 0.5, 3.0]]), torch.tensor([0, 2])
-    assert objective(StudentOutput(z_BC), DenseLogits(z_BC), labels_B, 0.0) == 0
-    far = objective(StudentOutput(z_BC), DenseLogits(-20 * z_BC), labels_B, 0.0)
+    objective = module.Hellinger(temperature=2.0)
+    z_NC, ones_BT = torch.tensor([[1.0, 0.0, -1.0], [0.5, 0.5, 3.0]]), torch.ones(2, 1, dtype=torch.long)
+    batch = Batch(torch.arange(2), ones_BT, ones_BT, torch.tensor([0, 2]))
+    assert objective(Signals(z_NC), Signals(z_NC), batch, 0.0) == 0
+    far = objective(Signals(z_NC), Signals(-20 * z_NC), batch, 0.0)
     assert 0.5 < far <= 2
-    assert objective.count(labels_B) == 2
+    assert objective.count(batch) == 2

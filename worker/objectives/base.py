@@ -4,16 +4,24 @@ Shapes: see `worker/signals.py`.
 """
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
+from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
-from app.domain.schedule import Schedule
-from worker.alignment import Projections
+from app.domain.errors import IncompatibleModels
+from app.domain.schedule import Schedule, Scheduled, in_range
+from worker.alignment import LayerMap, Layers, Projections, layer_map
 from worker.plugins import PluginParams
 from worker.rows import Batch
 from worker.signals import Need, Shape, Signals, Wants
+
+# A softmax temperature, dimensionless; a number or a schedule.
+Temperature = Annotated[
+    Scheduled, AfterValidator(lambda s: in_range(s, 0.01, 100, "temperature")), Field(json_schema_extra={"x-range": [0.01, 100.0]})
+]
 
 
 class Objective(ABC):
@@ -27,6 +35,11 @@ class Objective(ABC):
     needs: ClassVar[frozenset[Need]]
     problems: ClassVar[frozenset[str]] = frozenset()
 
+    # Facts that the generated tests hold an objective to; an instance may set its own, by its parameters.
+    batchwise: bool = False  # relates the rows of one micro-batch: sums of parts are not the sum of the whole
+    matching: bool = True  # smallest where the student says what its teacher says; False: it asks for an order, or for contrast
+    detaches: bool = False  # takes weights or targets from the student itself, and holds them constant in the gradient
+
     class Params(PluginParams):
         pass
 
@@ -34,7 +47,7 @@ class Objective(ABC):
         self.params: Any = self.Params.model_validate(params)
         self.projections = Projections()
 
-    def setup(self, student: Shape, teacher: Shape | None) -> None:
+    def setup(self, student: Shape, teacher: Shape | None) -> None:  # noqa: B027 - most have nothing to set up
         """Resolve layer maps, make projections (torch is seeded). Raises InvalidRequest where the two cannot be compared."""
 
     def plan(self) -> dict[str, Any]:
@@ -61,6 +74,81 @@ class Objective(ABC):
 
     def _plain_wants(self) -> Wants:
         return Wants(logits="logits" in self.needs, embedding="embedding" in self.needs, scores="scores" in self.needs)
+
+
+class LayerObjective(Objective):
+    """One that compares layers: hidden states, or queries, keys and values, of the pairs that a layer map names."""
+
+    signal: ClassVar[Literal["hidden", "qkv"]] = "hidden"
+    projects: ClassVar[bool] = True  # a linear map D → E per pair where the widths differ
+
+    class Params(PluginParams):
+        layers: Layers = Field(
+            default="uniform",
+            description="Which layers are compared: a strategy, or pairs [student layer, teacher layer] counted from 1.",
+        )
+
+    def __init__(self, **params: Any) -> None:
+        super().__init__(**params)
+        self.pairs: LayerMap = []
+
+    def setup(self, student: Shape, teacher: Shape | None) -> None:
+        assert teacher is not None  # "teacher" is in `needs`
+        embeddings, lowest = getattr(self.params, "include_embeddings", False), 0 if self.signal == "hidden" else 1
+        self.pairs = layer_map(self.params.layers, student, teacher, embeddings=embeddings, lowest=lowest)
+        if self.projects:
+            for ours, theirs in self.pairs:
+                self.projections.add(f"layer_{ours}_{theirs}", student.hidden, teacher.hidden)
+
+    def plan(self) -> dict[str, Any]:
+        return {"layers": self.pairs, "projections": self.projections.shapes()}
+
+    def student_wants(self) -> Wants:
+        layers = frozenset(ours for ours, _ in self.pairs)
+        return Wants(hidden=layers) if self.signal == "hidden" else Wants(qkv=layers)
+
+    def teacher_wants(self) -> Wants:
+        layers = frozenset(theirs for _, theirs in self.pairs)
+        return Wants(hidden=layers) if self.signal == "hidden" else Wants(qkv=layers)
+
+    def states(self, student: Signals, teacher: Signals | None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Hidden states (B, T, D) of every pair, the student's projected to the teacher's width."""
+        assert teacher is not None
+        for i, j in self.pairs:
+            same_rows(student.hidden[i], teacher.hidden[j])
+            yield wide(self.projections.map(f"layer_{i}_{j}", student.hidden[i])), wide(teacher.hidden[j].detach())
+
+
+def both(
+    student: Signals, teacher: Signals | None, name: Literal["logits_NC", "embedding_BE", "scores_GK"]
+) -> tuple[Tensor, Tensor]:
+    """What both say, in float32; the teacher's without gradient. Raises IncompatibleModels when they speak of different things."""
+    ours, theirs = getattr(student, name), getattr(teacher, name)
+    if name == "embedding_BE":
+        same_rows(ours[:, None], theirs[:, None])
+    elif ours.shape != theirs.shape:
+        raise IncompatibleModels(
+            f"The student answers {tuple(ours.shape)}, the teacher {tuple(theirs.shape)}: not the same rows and classes.",
+            param="teacher",
+            hint="Teacher and student must know the same classes; for ranking compare their scores, as listnet does.",
+        )
+    return wide(ours), wide(theirs.detach())
+
+
+def same_rows(ours_BTD: Tensor, theirs_BTD: Tensor) -> None:
+    """Raises IncompatibleModels unless both have read the same sequences and tokens."""
+    if ours_BTD.shape[:2] != theirs_BTD.shape[:2]:
+        raise IncompatibleModels(
+            f"The student reads {tuple(ours_BTD.shape[:2])} sequences and tokens, the teacher {tuple(theirs_BTD.shape[:2])}.",
+            param="teacher",
+            hint="States are compared token by token: both need one tokenizer and the same texts. Or compare logits or scores.",
+        )
+
+
+def members(scores_GK: Tensor, batch: Batch) -> Tensor:
+    """bool (G, K): where there is a document. The group of a bi-encoder begins with the query itself, which has no score."""
+    inside = batch.members_GK
+    return inside[:, inside.shape[1] - scores_GK.shape[1] :]
 
 
 def wide(value: Tensor) -> Tensor:

@@ -1,0 +1,58 @@
+"""MiniLM: the last layer's attention and the relations among its values."""
+
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from app.domain.errors import IncompatibleModels
+from worker.attention import relation_kl, scores
+from worker.objectives.base import Objective, same_rows, wide
+from worker.rows import Batch
+from worker.signals import Need, Shape, Signals, Wants
+
+
+class MiniLM(Objective):
+    """Σ over valid tokens of mean_H KL(A_T ‖ A_S) + mean_H KL(VR_T ‖ VR_S), in nats, of the last layer of both.
+
+    A = softmax(Q Kᵀ / √S), VR = softmax(V Vᵀ / √S), over the valid tokens of a sequence; padding never counts. Depths and
+    widths may differ, numbers of heads may not: IncompatibleModels, with `minilmv2` as the way out. Counts tokens.
+    Source: MiniLM, Wang et al. 2020, arXiv 2002.10957.
+    """
+
+    name = "minilm"
+    needs: ClassVar[frozenset[Need]] = frozenset({"qkv", "teacher"})
+
+    def __init__(self, **params: Any) -> None:
+        super().__init__(**params)
+        self.last = (0, 0)
+
+    def setup(self, student: Shape, teacher: Shape | None) -> None:
+        assert teacher is not None
+        if student.heads != teacher.heads:
+            raise IncompatibleModels(
+                f"minilm compares head by head: the student has {student.heads}, the teacher {teacher.heads}.",
+                param="stages",
+                hint='Use "minilmv2", which splits both into the same number of relation heads.',
+            )
+        self.last = (student.layers, teacher.layers)
+
+    def plan(self) -> dict[str, Any]:
+        return {"layers": [self.last]}
+
+    def student_wants(self) -> Wants:
+        return Wants(qkv=frozenset({self.last[0]}))
+
+    def teacher_wants(self) -> Wants:
+        return Wants(qkv=frozenset({self.last[1]}))
+
+    def count(self, batch: Batch) -> int:
+        return batch.tokens
+
+    def __call__(self, student: Signals, teacher: Signals | None, batch: Batch, x: float) -> Tensor:
+        assert teacher is not None
+        valid_BT = batch.attention_mask_BT.bool()
+        q_S, k_S, v_S = (wide(t) for t in student.qkv[self.last[0]])
+        q_T, k_T, v_T = (wide(t.detach()) for t in teacher.qkv[self.last[1]])
+        same_rows(q_S[:, 0], q_T[:, 0])
+        attention = relation_kl(scores(q_T, k_T), scores(q_S, k_S), valid_BT)
+        return attention + relation_kl(scores(v_T, v_T), scores(v_S, v_S), valid_BT)
