@@ -23,7 +23,7 @@ from worker.augmenters.base import Record, Scene, Writer
 from worker.phases.base import Context
 from worker.phases.certainty import JUDGED, Certainty
 from worker.similarity import Seen
-from worker.teachers.answers import Member
+from worker.answers.ensemble import Member
 from worker.training.determinism import derived
 from worker.training.precision import device_of, model_dtype
 

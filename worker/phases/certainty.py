@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 from worker.rows import by_length, collate
 from worker.signals import Wants
-from worker.teachers.answers import Answers, Member
+from worker.answers.ensemble import Answers, Member
 
 JUDGED = frozenset({"single_label", "multi_label", "tokens"})  # problems whose answers are probabilities
 

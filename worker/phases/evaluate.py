@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 
 from app.domain.errors import DatasetInvalid, UnsupportedMethod
-from app.quality import Quality, by_length, difference
+from app.quality import Quality, by_length
 from worker.evaluators import latency, memory, page, report
 from worker.evaluators.base import compare, onnx_outputs, open_session
 from worker.exporters.onnx import Onnx
@@ -21,7 +21,7 @@ from worker.phases.base import Context
 from worker.phases.quantize import hold_float
 from worker.rows import Rows
 from worker.run import protocol
-from worker.teachers.answers import Answers
+from worker.answers.ensemble import Answers
 
 NAME = "evaluating"
 _BATCH = 32
@@ -204,14 +204,6 @@ def _hold_target(context: Context, found: dict[str, Any]) -> None:
         context.warn("target_missed", f"The student {shortfall['message']}.")
 
 
-def _gain(run_: _Run) -> dict[str, Any] | None:
-    """Served student minus baseline on the same rows, with a paired interval."""
-    served = report.served_name(run_.models)
-    if "baseline" not in run_.quality_of:
-        return None
-    return difference(run_.quality_of["baseline"], run_.quality_of[served], seed=run_.context.spec.seed).to_json()
-
-
 def _report(context: Context, data: dict[str, Any], measured: _Run) -> dict[str, Any]:
     models = measured.models
     training = context.output("student") / "training.json"
@@ -226,8 +218,7 @@ def _report(context: Context, data: dict[str, Any], measured: _Run) -> dict[str,
         "format": 2,
         "name": context.spec.name,
         "task": context.spec.task,
-        "summary": report.summarize(models),
-        "gain": _gain(measured),
+        "summary": report.summarize(models, measured.quality_of, context.spec.seed),
         "models": models,
         "rows": len(measured.rows["student"].examples),
         "data": data,

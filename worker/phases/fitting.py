@@ -17,7 +17,7 @@ from worker import plugins
 from worker.heads.base import Head
 from worker.phases import runs
 from worker.phases.base import Context
-from worker.teachers.cached import model_digest
+from worker.answers.cache import model_digest
 from worker.training.determinism import derived, seed_everything
 from worker.training.loop import Lessons, fit
 from worker.training.plan import Plan

@@ -21,8 +21,8 @@ from worker.phases.base import Context
 from worker.rows import collate
 from worker.run.faults import Failpoint, hit
 from worker.signals import Wants
-from worker.teachers import cached
-from worker.teachers.answers import Answers, Member
+from worker.answers import cache as cached
+from worker.answers.ensemble import Answers, Member
 from worker.training.precision import device_of, model_dtype
 
 FITTED, MADE, AUGMENTED = 0.75, 0.8, 0.85  # shares of the phase by which these are done

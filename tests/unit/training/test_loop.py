@@ -22,7 +22,7 @@ from worker.objectives.response import Response
 from worker.phases.base import StopRequested
 from worker.rows import Batch, Rows, order, tokenize
 from worker.signals import Shape, Signals, Wants
-from worker.teachers.answers import blended
+from worker.answers.ensemble import blended
 from worker.teachers.base import Source
 from worker.teachers.ema import Ema
 from worker.teachers.main import Main
