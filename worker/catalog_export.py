@@ -25,9 +25,16 @@ def build() -> dict[str, Any]:
             if problems := getattr(cls, "problems", None):
                 entry["problems"] = sorted(problems)
             if room == "recipes":
-                entry["stages"] = cls.stages
+                entry |= recipe(cls)
             catalog[room][name] = entry
     return catalog
+
+
+def recipe(cls: Any) -> dict[str, Any]:
+    """What `app/domain/recipes.py` reads beside the schema; an operator's own recipe needs its `stages` alone."""
+    told: dict[str, Any] = {"tasks": sorted(getattr(cls, "tasks", ())), "students": sorted(getattr(cls, "students", ()))}
+    told |= {name: getattr(cls, name, {}) for name in ("defaults", "task_defaults")}
+    return {"stages": cls.stages, **{name: value for name, value in told.items() if value}}
 
 
 def render() -> str:

@@ -1,0 +1,42 @@
+"""For students without layers: a table of token vectors wants a high learning rate and large batches."""
+
+from pydantic import Field
+
+from worker.recipes.base import HARD, PACE, SOFT, UNLABELLED, Recipe, SoftParams
+
+
+class Static(Recipe):
+    """L = alpha (tau² KL(p_tau ‖ q_tau), or 1 − cos(W e_S, e_T) and the similarities within the batch) + (1 − alpha) labels.
+
+    Sources: Hinton et al. 2015, arXiv 1503.02531; EmbedDistill, arXiv 2301.12005; static embeddings distilled from an
+    encoder: model2vec (2024).
+    """
+
+    name = "static"
+    tasks = frozenset({"text-classification", "embedding", "ranking"})
+    students = frozenset({"static"})
+    task_defaults = UNLABELLED
+    stages = [
+        {
+            "name": "static",
+            "objectives": [
+                SOFT,
+                {
+                    "$only": ["embedding"],
+                    "type": "similarity_kl",
+                    "temperature": 0.05,
+                    "weight": {"$param": "similarity_weight"},
+                },
+                HARD,
+            ],
+            **PACE,
+        }
+    ]
+
+    class Params(SoftParams):
+        epochs: int = Field(default=20, ge=1, le=1000, description="Passes over the training rows.")
+        learning_rate: float = Field(default=1e-2, gt=0, description="Peak: far above a transformer's.")
+        batch_size: int = Field(default=128, ge=3, le=65536, description="Rows per optimiser step.")
+        similarity_weight: float = Field(
+            default=100.0, ge=0, le=1e6, description="Weight of the similarities within a batch, of the task embedding alone."
+        )
