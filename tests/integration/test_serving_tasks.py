@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from app.domain.db import Sessions, make_engine, make_sessions, transaction
 from app.domain.models import Project
 from app.domain.storage import BlobStore
-from app.serving.backends.base import Outputs, Tokens
+from app.serving.backends.base import Outputs, Text, Tokens
 from app.serving.shared_cache import PREFIX
 from app.serving.words import words
 from app.settings import Settings
@@ -315,6 +315,25 @@ def test_a_document_that_fails_is_named(serve: Endpoint, sessions: Sessions, blo
     answer = serve.client.post("/v1/rerank", json=asked)
     assert answer.status_code == 500
     assert (answer.json()["error"]["code"], answer.json()["error"]["param"]) == ("inference_failed", "documents[1]")
+
+
+def test_a_vector_that_fails_is_named_as_query_or_document(serve: Endpoint, sessions: Sessions, blobs: BlobStore) -> None:
+    publish(sessions, blobs, PROJECT, "fragile", seed=3, **STUDENTS["bi"])
+    digest = serve.client.post("/v1/models/fragile/load").json()["digest"].removeprefix("sha256:")
+    served = serve.plane.pool.peek(digest)
+    assert served is not None
+    backend = served.batcher._backend
+    real = backend.prepare
+
+    def prepare(texts: Sequence[Text]) -> list[Tokens]:
+        if "poison" in texts:
+            raise ValueError("no such text")
+        return real(texts)
+
+    backend.prepare = prepare  # type: ignore[method-assign]
+    for query, documents, param in (("ok", ["refund", "poison"], "documents[1]"), ("poison", ["refund", "ok"], "query")):
+        answer = serve.client.post("/v1/rerank", json={"model": "fragile", "query": query, "documents": documents})
+        assert (answer.status_code, answer.json()["error"]["param"]) == (500, param)
 
 
 def test_every_student_is_warm_healthy_and_shown(serve: Endpoint) -> None:
