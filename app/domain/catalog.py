@@ -65,10 +65,6 @@ def expand(spec: JobSpec) -> JobSpec:
         raise InvalidRequest(message, param="recipe", hint="Change the recipe's parameters, or write the stages out.") from error
 
 
-def defaults(room_name: str, name: str) -> dict[str, Any]:
-    return _defaults(room(room_name)[name]["schema"])
-
-
 def check_student(spec: JobSpec, teacher: TeacherShape) -> None:
     """Raises when the student cannot be cut from this teacher: an impossible layer, a width that does not divide."""
     if spec.student.init != "teacher_layers":

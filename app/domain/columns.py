@@ -89,7 +89,7 @@ class Column:
         self.seen_items += self.items
         what = self.last.split(":")[1]
         if what in ("texts", "blanks"):
-            length = sum(map(len, items))
+            length = sum(map(len if what == "texts" else _length, items))
             self.item_characters += length
             self.longest = max(self.longest, length)
         elif what in _NUMERIC:
@@ -136,7 +136,7 @@ class Column:
         written = sum(sort.rows for name, sort in sorts.items() if name in ("text", "numeral") or name.startswith("cell:"))
         lists = sum(sort.rows for name, sort in sorts.items() if name.startswith(("list:", "cell:")))
         empty = sorts[EMPTY].rows if EMPTY in sorts else 0
-        alone = len(sorts) == 1 and MISSING not in sorts  # every line has it: no need to list them
+        alone = len(sorts) == 1 and MISSING not in sorts  # every line has it: one stands for all
         items = None
         if self.seen_items:
             mean = round(self.seen_items / lists, 2)
@@ -145,7 +145,7 @@ class Column:
             "types": {**({"string": written + empty} if written + empty else {}), **self.types},
             "missing": sorts[MISSING].rows if MISSING in sorts else 0,
             "empty": empty,
-            "sorts": {name: {"rows": sort.rows, "lines": [] if alone else sort.lines} for name, sort in sorts.items()},
+            "sorts": {name: {"rows": sort.rows, "lines": sort.lines[: 1 if alone else SHOWN]} for name, sort in sorts.items()},
             "characters": {"mean": round(self.characters / written, 1) if written else 0.0, "max": self.longest},
             "numbers": None if self.low is None else {"min": self.low, "max": self.high},
             "distinct": None if self.values is None else len(self.values),

@@ -224,8 +224,9 @@ def _smallest(plan: Planned, models: Models, teacher: ModelInfo) -> int:
     """Weights: of the pretrained student, or of one layer and the embedding table at the width that is asked for."""
     if models.student is not None:
         return models.student.params
-    if plan.full.student.init != _INHERITS or not teacher.hidden_size:
+    asked = plan.full.student.params
+    if plan.full.student.init != _INHERITS or not teacher.hidden_size or asked.get("trim_vocabulary"):
         return 0
-    width = int(plan.full.student.params.get("hidden_size") or teacher.hidden_size)
-    wide = int(plan.full.student.params.get("intermediate_size") or 4 * width)
+    width = int(asked.get("hidden_size") or teacher.hidden_size)
+    wide = int(asked.get("intermediate_size") or (teacher.intermediate_size or 0) * width // teacher.hidden_size)
     return (teacher.vocab_size or 0) * width + 4 * width**2 + 2 * width * wide

@@ -44,6 +44,7 @@ def check(files: Mapping[str, File], spec: JobSpec) -> Rows:
     found.errors += _nowhere(reports, files, columns)
     if "training" in reports:
         _measure(reports["training"], columns, found)
+        found.errors += _unanswered(reports["training"], spec)
         judged = labelchecks.check(reports, spec)
         found.labels = judged.labels
         found.errors += judged.errors
@@ -139,6 +140,23 @@ def _list_hint(file: File, columns: list[Column]) -> str | None:
 
 def _labelled(report: Mapping[str, Any], columns: list[Column]) -> int:
     return sum(rowfaults.present(report, column.name) for column in columns if column.field == "label")
+
+
+def _unanswered(report: Mapping[str, Any], spec: JobSpec) -> list[DatasetInvalid]:
+    """Training rows whose route belongs to no teacher. One without a route answers the rows without a value."""
+    routes = {spec.teacher.route, *(member.route for member in spec.teacher.ensemble)}
+    if spec.data.route is None or routes == {None}:
+        return []
+    profile = report["columns"][spec.data.route]
+    strange = sorted((profile["values"] or {}).keys() - routes)
+    if strange:
+        told = f"No teacher has the route '{strange[0][:60]}', which rows of the training file have in '{spec.data.route[:60]}'."
+    elif profile["missing"] and None not in routes:
+        told = f"{profile['missing']:,} training rows have nothing in '{spec.data.route[:60]}': no teacher answers them."
+    else:
+        return []
+    hint = "Give every value that occurs to one teacher's 'route'; a teacher without one answers the rows that have none."
+    return [DatasetInvalid(told, param="data.route", hint=hint)]
 
 
 def _measure(report: Mapping[str, Any], columns: list[Column], found: Rows) -> None:

@@ -172,8 +172,8 @@ def test_profile_and_row_check_agree(tmp_path_factory: pytest.TempPathFactory, r
         found = in_column(report, column)
         if exists(report, "x"):
             assert found.rows == len(wrong), kind
-            if len(report["columns"]["x"]["sorts"]) > 1:
-                assert [e["line"] for e in found.details] == wrong, kind
+            lines = [e["line"] for e in found.details]
+            assert lines == (wrong if len(report["columns"]["x"]["sorts"]) > 1 else wrong[:1]), kind
 
 
 @QUICK
