@@ -19,7 +19,7 @@ class SimilarityKL(Objective):
 
     i and j are sequences of one micro-batch, e their pooled vectors, of length 1 unless `normalize` is off: then the
     products are cosines. Widths may differ and nothing is projected, so what the student serves is what was taught.
-    tau² keeps the gradient's size independent of tau, and the value small: at 0.05 the usual weight is some hundreds.
+    tau² keeps the gradient's size independent of tau, and both small: at 0.05 a weight of 10 to 100 is usual.
     Counts sequences, of micro-batches with three and more.
     Sources: similarity distillation, Fang et al. 2021 (SEED), arXiv 2101.04731; CLIP-KD's relational term, arXiv 2307.12732.
     """
