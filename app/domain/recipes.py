@@ -5,9 +5,8 @@ A template is a stage of the spec that may hold, in place of a value:
     {"$one_minus": name}           one minus it
     {"$first": [epochs, share]}    the first stage's part of the epochs; {"$rest": [epochs, share]} is what remains, both 1 at least
 in place of an objective:
-    {"$soft": {…}}                 learning from whoever teaches, in the way of the job's task
+    {"$soft": {…}}                 learning from whoever teaches, in the way of the job's task: one objective or several
     {"$hard": {…}}                 learning from labels, likewise
-    {"$only": [task, …], …}        one for these tasks alone
 and in place of a stage's name:
     {"$repeat": [name, count]}     the stage `count` times, as name-1, name-2, …
 An objective whose weight is 0 is left out.
@@ -23,12 +22,21 @@ from app.domain.tasks import TASKS, problem_of
 
 Entries = Mapping[str, Mapping[str, Any]]  # name → entry, as in the catalogue
 
-# By kind of target: the objective, and which fields of the template it takes beside the weight.
-_SOFT: dict[str, tuple[dict[str, Any], frozenset[str]]] = {
-    **dict.fromkeys(("single_label", "multi_label", "tokens", "masked_lm"), ({"type": "response"}, frozenset({"temperature"}))),
-    "regression": ({"type": "response", "divergence": "logit_mse"}, frozenset()),
-    "embedding": ({"type": "embedding_cosine"}, frozenset()),
-    "ranking": ({"type": "listnet"}, frozenset()),
+# By kind of target: objectives, which fields of the template they take beside the weight, and by how much that is multiplied.
+_Way = tuple[dict[str, Any], frozenset[str], float]
+_CLASSES: list[_Way] = [({"type": "response"}, frozenset({"temperature"}), 1.0)]
+_SOFT: dict[str, list[_Way]] = {
+    "single_label": _CLASSES,
+    "multi_label": _CLASSES,
+    "tokens": _CLASSES,
+    "masked_lm": _CLASSES,
+    "regression": [({"type": "response", "divergence": "logit_mse"}, frozenset(), 1.0)],
+    # A narrower student's cosine is one of projected vectors; the similarities are of those that it serves. 400: 1 / tau².
+    "embedding": [
+        ({"type": "embedding_cosine"}, frozenset(), 1.0),
+        ({"type": "similarity_kl", "temperature": 0.05}, frozenset(), 400.0),
+    ],
+    "ranking": [({"type": "listnet"}, frozenset(), 1.0)],
 }
 _HARD: dict[str, dict[str, Any]] = {
     "single_label": {"type": "hard_label"},
@@ -87,7 +95,7 @@ def write_out(name: str, given: Mapping[str, Any], spec: JobSpec, entry: Mapping
     """The stages. Raises InvalidRequest for a parameter that says nothing about this job."""
     schema = entry["schema"].get("properties", {})
     defaults = {key: described["default"] for key, described in schema.items() if "default" in described}
-    writer = _Writer({**defaults, **entry.get("task_defaults", {}).get(spec.task, {}), **given}, spec.task, problem_of(spec))
+    writer = _Writer({**defaults, **entry.get("task_defaults", {}).get(spec.task, {}), **given}, problem_of(spec))
     stages = [stage for template in entry["stages"] for stage in writer.stages(template)]
     if idle := sorted(given.keys() - writer.used):
         raise InvalidRequest(
@@ -101,34 +109,30 @@ def write_out(name: str, given: Mapping[str, Any], spec: JobSpec, entry: Mapping
 @dataclass
 class _Writer:
     values: Mapping[str, Any]
-    task: str
     problem: str
     used: set[str] = field(default_factory=set)
 
     def stages(self, template: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        objectives = [made for o in template["objectives"] if (made := self._objective(o)) is not None]
-        name, count = template["name"], None
-        if isinstance(name, dict):
-            name, count = self._values(name["$repeat"][0]), self._values(name["$repeat"][1])
-        rest = {key: self._values(value) for key, value in template.items() if key not in ("name", "objectives")}
+        objectives = [made for o in template["objectives"] for made in self._objectives(o) if made.get("weight") != 0]
+        if not objectives:
+            message = "Every objective of the recipe has weight 0."
+            raise InvalidRequest(message, param="recipe", hint="Give one a weight > 0.")
+        filled = self._values({key: value for key, value in template.items() if key != "objectives"})
+        name, count = (filled["name"], None) if isinstance(filled["name"], str) else filled["name"]["$repeat"]
         for n in range(1, (count or 1) + 1):
-            yield {"name": name if count is None else f"{name}-{n}", **rest, "objectives": [dict(o) for o in objectives]}
+            own = {"name": name if count is None else f"{name}-{n}", "objectives": [dict(o) for o in objectives]}
+            yield {key: own.get(key, filled.get(key)) for key in template}
 
-    def _objective(self, template: Mapping[str, Any]) -> dict[str, Any] | None:
-        made: dict[str, Any]
-        if "$only" in template:
-            if self.task not in template["$only"]:
-                return None
-            made = {key: value for key, value in template.items() if key != "$only"}
-        elif "$soft" in template:
-            kind, takes = _SOFT[self.problem]
-            made = {**kind, **{key: value for key, value in template["$soft"].items() if key in {*takes, "weight"}}}
+    def _objectives(self, template: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        if "$soft" in template:
+            asked = template["$soft"]
+            for objective, takes, times in _SOFT[self.problem]:
+                taken = self._values({key: value for key, value in asked.items() if key in takes})
+                yield {**objective, **taken, "weight": _scaled(self._values(asked["weight"]), times)}
         elif "$hard" in template:
-            made = {**_HARD[self.problem], **template["$hard"]}
+            yield {**_HARD[self.problem], **self._values(template["$hard"])}
         else:
-            made = dict(template)
-        made = self._values(made)
-        return None if made.get("weight") == 0 else made
+            yield self._values(dict(template))
 
     def _values(self, template: Any) -> Any:
         if isinstance(template, list):
@@ -153,3 +157,12 @@ class _Writer:
     def _first(self, name: str, share: str) -> int:
         whole, part = int(self._value(name)), float(self._value(share))
         return min(max(1, round(whole * part)), whole - 1)
+
+
+def _scaled(value: Any, times: float) -> Any:
+    """A weight, number or schedule, `times` as large."""
+    if isinstance(value, list):
+        return [_scaled(item, times) for item in value]
+    if isinstance(value, dict):
+        return {key: _scaled(item, times) if key in ("start", "end", "values") else item for key, item in value.items()}
+    return None if value is None else value * times

@@ -55,9 +55,10 @@ CLASSIFIERS = frozenset({"text-classification", "token-classification"})
 ENCODERS = CLASSIFIERS | {"embedding", "ranking", "masked-lm"}
 UNLABELLED: dict[str, dict[str, Any]] = {"embedding": {"alpha": 1.0}, "ranking": {"alpha": 1.0}}  # their rows need no labels
 
-SOFT: Template = {"$soft": {"temperature": {"$param": "temperature"}, "weight": {"$param": "alpha"}}}
-HARD: Template = {"$hard": {"weight": {"$one_minus": "alpha"}}}
-MIX = [SOFT, HARD]  # alpha · teacher + (1 − alpha) · labels
+MIX: list[Template] = [  # alpha · teacher + (1 − alpha) · labels
+    {"$soft": {"temperature": {"$param": "temperature"}, "weight": {"$param": "alpha"}}},
+    {"$hard": {"weight": {"$one_minus": "alpha"}}},
+]
 
 PACE: Template = {name: {"$param": name} for name in ("epochs", "learning_rate", "batch_size")}
 FEATURES: Template = PACE | {"epochs": {"$first": ["epochs", "feature_share"]}}

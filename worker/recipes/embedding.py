@@ -19,7 +19,7 @@ class Embedding(Recipe):
         {
             "name": "embedding",
             "objectives": [
-                {"$soft": {"weight": {"$param": "cosine_weight"}}},
+                {"type": "embedding_cosine", "weight": {"$param": "cosine_weight"}},
                 {
                     "type": "similarity_kl",
                     "temperature": {"$param": "temperature"},
@@ -35,7 +35,10 @@ class Embedding(Recipe):
         batch_size: int = Field(default=64, ge=3, le=65536, description="Rows per optimiser step; all are compared.")
         cosine_weight: float = Field(default=1.0, ge=0, le=1e6, description="Weight of each vector's direction.")
         similarity_weight: float = Field(
-            default=100.0, ge=0, le=1e6, description="Weight of the similarities within a batch; it carries tau², 0.0025 at 0.05."
+            default=400.0,
+            ge=0,
+            le=1e6,
+            description="Weight of the similarities within a batch, which carry tau²: 1 / tau² evens it.",
         )
         temperature: Scheduled = Field(
             default=0.05, validate_default=True, description="tau of the similarities: the lower, the more near neighbours count."

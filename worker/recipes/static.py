@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from worker.recipes.base import HARD, PACE, SOFT, UNLABELLED, Recipe, SoftParams
+from worker.recipes.base import MIX, PACE, UNLABELLED, Recipe, SoftParams
 
 
 class Static(Recipe):
@@ -19,16 +19,7 @@ class Static(Recipe):
     stages = [
         {
             "name": "static",
-            "objectives": [
-                SOFT,
-                {
-                    "$only": ["embedding"],
-                    "type": "similarity_kl",
-                    "temperature": 0.05,
-                    "weight": {"$param": "similarity_weight"},
-                },
-                HARD,
-            ],
+            "objectives": MIX,
             **PACE,
         }
     ]
@@ -37,6 +28,3 @@ class Static(Recipe):
         epochs: int = Field(default=20, ge=1, le=1000, description="Passes over the training rows.")
         learning_rate: float = Field(default=1e-2, gt=0, description="Peak: far above a transformer's.")
         batch_size: int = Field(default=128, ge=3, le=65536, description="Rows per optimiser step.")
-        similarity_weight: float = Field(
-            default=100.0, ge=0, le=1e6, description="Weight of the similarities within a batch, of the task embedding alone."
-        )
