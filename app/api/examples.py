@@ -78,7 +78,22 @@ REPORT = {
     "duplicate_rows": 0,
     "duplicates_checked": 999,
     "characters": {"p50": 41, "p95": 97, "max": 214},
-    "columns": {"text": {"types": {"string": 999}, "missing": 0, "empty": 0, "values": None}},
+    "columns": {
+        "label": {
+            "types": {"string": 998},
+            "missing": 1,
+            "empty": 0,
+            "sorts": {"text": {"rows": 998, "lines": [1, 2, 3]}, "missing": {"rows": 1, "lines": [40]}},
+            "characters": {"mean": 11.2, "max": 14},
+            "numbers": None,
+            "distinct": 2,
+            "values": {"card_arrival": 600, "lost_card": 398},
+            "items": None,
+            "distinct_elements": 0,
+            "elements": None,
+        },
+    },
+    "unequal_lists": [],
     "errors": [
         {
             "line": 17,
@@ -101,6 +116,44 @@ SPEC: dict[str, Any] = {
     "quantization": {"scheme": "int8_dynamic"},
     "output": {"model_name": "support-intents", "alias": "production"},
 }
+_OTHER: dict[str, Any] = {"student": {"init": "teacher_layers", "layers": 2}, "quantization": {"scheme": "int8_dynamic"}}
+SPECS: list[dict[str, Any]] = [  # one for each task
+    SPEC,
+    {
+        **_OTHER,
+        "name": "names-in-mails",
+        "task": "token-classification",
+        "teacher": {"source": "local", "model": "bert-ner"},
+        "data": {"training_file": FILE_ID, "text": "words", "label": "tags"},
+        "recipe": {"type": "tinybert", "epochs": 6},
+    },
+    {
+        **_OTHER,
+        "name": "sentence-vectors",
+        "task": "embedding",
+        "teacher": {"source": "registry", "model": "minilm:1"},
+        "data": {"training_file": FILE_ID, "test_file": FILE_ID, "text_b": "second", "label": "score"},
+    },
+    {
+        **_OTHER,
+        "name": "answers-first",
+        "task": "ranking",
+        "teacher": {"source": "local", "model": "cross-encoder"},
+        "ranking": {"teacher": "cross_encoder", "student": "bi_encoder"},
+        "data": {"training_file": FILE_ID, "text": "query", "label": "relevance"},
+        "stages": [{"name": "order", "objectives": [{"type": "listnet"}], "epochs": 4, "learning_rate": 0.0003}],
+        "target": {"min_retention": 0.95, "min_speedup": 10},
+    },
+    {
+        **_OTHER,
+        "name": "smaller-bert",
+        "task": "masked-lm",
+        "teacher": {"source": "hub", "model": "google-bert/bert-base-uncased"},
+        "student": {"init": "teacher_layers", "layers": 6},
+        "data": {"training_file": FILE_ID},
+        "recipe": "distilbert",
+    },
+]
 ESTIMATE = {
     "steps": 152,
     "duration_seconds": {"low": 20.0, "expected": 60.0, "high": 240.0},

@@ -58,7 +58,7 @@ _VALID = {
     "/validate",
     summary="Check a job without starting it",
     description="Finds every fault that creating the job would find, fills in every default, estimates time and space.",
-    openapi_extra=bodies.described(JobSpec, examples.SPEC),
+    openapi_extra=bodies.described(JobSpec, *examples.SPECS),
     responses=examples.answers(_VALID, "All errors and warnings", 200, 400),
 )
 def validate(service: Writing, given: Given) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def validate(service: Writing, given: Given) -> dict[str, Any]:
     status_code=201,
     summary="Create a job",
     description="Checked whole before it is stored; once stored it runs, whatever happens to this process or to Redis.",
-    openapi_extra=bodies.described(JobSpec, examples.SPEC),
+    openapi_extra=bodies.described(JobSpec, *examples.SPECS),
     responses=examples.answers(examples.QUEUED, "Queued", 201, 400, 404, 422, 429),
 )
 def create(request: Request, service: Writing, given: Given, key: IdempotencyKey = None) -> JSONResponse:
