@@ -28,8 +28,17 @@ class Outcome:
     error: str | None = None
 
 
-def run(spec: dict[str, Any], files: dict[str, Path], teacher: Path, workdir: Path, cache: Path, threads: int = 1) -> Outcome:
-    """Expand, spawn, listen, read the report. `files`: training, validation, test; the work folder is removed afterwards."""
+def run(
+    spec: dict[str, Any],
+    files: dict[str, Path],
+    teacher: Path,
+    workdir: Path,
+    cache: Path,
+    threads: int = 1,
+    student: Path | None = None,
+    keep: bool = False,
+) -> Outcome:
+    """Expand, spawn, listen, read the report. `files`: training, validation, test; the work folder is removed unless to `keep`."""
     data = {**spec["data"], **{f"{role}_file": new_id(FILE) for role in files}}
     resolved = catalog.expand(JobSpec.model_validate({**spec, "data": data})).resolved()
     shutil.rmtree(workdir, ignore_errors=True)
@@ -46,6 +55,7 @@ def run(spec: dict[str, Any], files: dict[str, Path], teacher: Path, workdir: Pa
         files={role: str(path) for role, path in files.items()},
         formats=dict.fromkeys(files, "jsonl"),
         teacher_dir=str(teacher),
+        student_dir=None if student is None else str(student),
         device="cpu" if threads else "auto",
         threads=threads,
     )
@@ -83,6 +93,6 @@ def run(spec: dict[str, Any], files: dict[str, Path], teacher: Path, workdir: Pa
     report = json.loads(found.read_text()) if found.is_file() else {}
     if code and error is None:
         error = (workdir / "log").read_text()[-2000:]
-    if code == 0:
+    if code == 0 and not keep:
         shutil.rmtree(workdir, ignore_errors=True)
     return Outcome(code, report.get("summary", {}), report, round(seconds, 1), phases, error)
