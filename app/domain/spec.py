@@ -4,7 +4,7 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationInfo, field_validator, model_validator
 
 from app.domain.schedule import Schedule, Scheduled, in_range
 
@@ -237,13 +237,14 @@ class JobSpec(_Block):
     compute: Compute = Compute()
     budget: Budget = Budget()
 
-    @model_validator(mode="after")
-    def _one_plan(self) -> "JobSpec":
-        if self.recipe is not None and self.stages is not None:
+    @field_validator("stages")
+    @classmethod
+    def _one_plan(cls, value: list[Stage] | None, info: ValidationInfo) -> list[Stage] | None:
+        if value is not None and info.data.get("recipe") is not None:
             raise ValueError("give 'recipe' or 'stages', not both: a recipe expands into stages")
-        if self.stages is not None and len({s.name for s in self.stages}) != len(self.stages):
+        if value is not None and len({stage.name for stage in value}) != len(value):
             raise ValueError("every stage needs a name of its own")
-        return self
+        return value
 
     def resolved(self) -> dict[str, Any]:
         """JSON form with every default filled in."""

@@ -117,7 +117,7 @@ def stage(**objective: Any) -> dict[str, Any]:
         ([stage(temperature={"schedule": "linear", "start": 4, "end": 200})], "stages[0].objectives[0].temperature"),
         ([stage(temperature={"schedule": "linear", "start": 4})], "stages[0].objectives[0].temperature"),
         ([stage(weight=0)], "stages[0].objectives"),
-        ([stage(), stage()], None),
+        ([stage(), stage()], "stages"),
         ([{"name": "one", "objectives": [{"type": "nope"}]}], "stages[0].objectives[0].type"),
         ([{**stage(), "epochs": 0}], "stages[0].epochs"),
         ([{**stage(), "learning_rate": 1e999}], None),
