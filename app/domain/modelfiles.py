@@ -4,6 +4,7 @@
 allowed files alone. Torch-free: weights are judged by their header.
 """
 
+import contextlib
 import hashlib
 import json
 import re
@@ -13,6 +14,8 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
+
+import orjson
 
 from app.domain.errors import ModelNotAllowed, NotFound
 from app.domain.storage import safe_join
@@ -247,24 +250,19 @@ def _info(config: Any, tensors: dict[str, list[int]], files: list[Path]) -> Mode
 
 def vocabulary_digest(folder: Path) -> str | None:
     """Equal for tokenizers that give the same pieces the same numbers; None where no file says them plainly."""
-    pieces: dict[str, int] = {}
-    if (file := folder / "tokenizer.json").is_file():
-        described = _object(folder, file)
-        model = described.get("model") if isinstance(described, dict) else None
-        vocabulary = model.get("vocab") if isinstance(model, dict) else None
-        if isinstance(vocabulary, list):  # Unigram: pairs of piece and score
-            vocabulary = {str(pair[0]): n for n, pair in enumerate(vocabulary) if isinstance(pair, list) and pair}
-        if not isinstance(vocabulary, dict):
-            return None
-        pieces = vocabulary
-    elif (file := folder / "vocab.txt").is_file():
-        pieces = {line: n for n, line in enumerate(file.read_text(encoding="utf-8", errors="replace").split("\n")) if line}
-    if not pieces:
+    described, plain = folder / "tokenizer.json", folder / "vocab.txt"
+    pieces: Any = None
+    if described.is_file():
+        with contextlib.suppress(orjson.JSONDecodeError, KeyError, TypeError):
+            pieces = orjson.loads(described.read_bytes())["model"]["vocab"] if described.stat().st_size < _MOST_JSON_BYTES else None
+    elif plain.is_file() and plain.stat().st_size < _MOST_JSON_BYTES:
+        pieces = plain.read_text(encoding="utf-8", errors="replace").splitlines()
+        pieces = {piece: number for number, piece in enumerate(pieces) if piece}
+    if isinstance(pieces, list):  # Unigram: pairs of piece and score
+        pieces = {str(pair[0]): number for number, pair in enumerate(pieces) if isinstance(pair, list) and pair}
+    if not isinstance(pieces, dict) or not pieces:
         return None
-    digest = hashlib.sha256()
-    for piece, number in sorted(pieces.items(), key=lambda item: str(item[0])):
-        digest.update(f"{piece}\0{number}\n".encode("utf-8", "surrogatepass"))
-    return digest.hexdigest()
+    return hashlib.sha256(orjson.dumps(pieces, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
 def _labels(config: dict[str, Any]) -> list[str] | None:

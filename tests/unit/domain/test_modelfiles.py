@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from app.domain.errors import InvalidRequest, ModelNotAllowed, NotFound
-from app.domain.modelfiles import check_model_dir, copy_model, local_folder
+from app.domain.modelfiles import check_model_dir, copy_model, local_folder, vocabulary_digest
 from tests.fixtures.models import TENSORS, model_folder, safetensors
 
 
@@ -196,3 +196,27 @@ def test_a_link_out_of_the_operators_folder_is_refused(tmp_path: Path) -> None:
     (models / "out").symlink_to(model_folder(tmp_path / "elsewhere"))
     with pytest.raises(InvalidRequest):
         local_folder(models, "out", "teacher.model")
+
+
+def test_tokenizers_are_compared_by_what_their_pieces_are_called_and_numbered(tmp_path: Path) -> None:
+    def of(name: str, **files: Any) -> str | None:
+        folder = tmp_path / name
+        folder.mkdir()
+        for file, content in files.items():
+            (folder / file.replace("_", ".")).write_text(content if isinstance(content, str) else json.dumps(content))
+        return vocabulary_digest(folder)
+
+    one = of("one", tokenizer_json={"model": {"vocab": {"a": 0, "é": 1}}, "truncation": {"max_length": 128}})
+    assert one is not None
+    assert of("order", tokenizer_json={"padding": None, "model": {"vocab": {"é": 1, "a": 0}}}) == one
+    assert of("text", vocab_txt="a\né\n") == one
+    assert of("unigram", tokenizer_json={"model": {"vocab": [["a", -1.5], ["é", -2]]}}) == one
+    assert of("other", tokenizer_json={"model": {"vocab": {"a": 1, "é": 0}}}) not in (one, None)
+    for n, odd in enumerate(({}, {"model": None}, {"model": {"vocab": 3}}, {"model": {"vocab": {}}}, [], "broken", "")):
+        assert of(f"odd-{n}", tokenizer_json=odd) is None, odd
+    assert of("none", spiece_model="x") is None
+
+
+def test_matrices_are_named_by_their_modules(tmp_path: Path) -> None:
+    info = check_model_dir(model_folder(tmp_path / "m"))
+    assert info.matrices == tuple(sorted(name.removesuffix(".weight") for name in TENSORS))
