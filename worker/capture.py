@@ -35,12 +35,6 @@ def run(
     return out, {layer: _heads(model, *three) for layer, three in seen.items()}
 
 
-def pooled(last_BTD: Tensor, mask_BT: Tensor) -> Tensor:
-    """(B, D): the mean of the last hidden state over the tokens that are no padding."""
-    weights_BT1 = mask_BT.unsqueeze(-1).to(last_BTD.dtype)
-    return (last_BTD * weights_BT1).sum(1) / weights_BT1.sum(1).clamp(min=1.0)
-
-
 def shape_of(model: PreTrainedModel, classes: int = 0, influence: tuple[float, ...] = ()) -> Shape:
     config = model.config
     layers = next((int(v) for n in ("num_hidden_layers", "n_layers") if (v := getattr(config, n, None)) is not None), 0)

@@ -9,6 +9,7 @@ from transformers import AutoModel, PreTrainedModel
 
 from app.quality import Quality, evaluate
 from worker import capture
+from worker.geometry import pooled
 from worker.heads.base import Head, Outputs
 from worker.rows import NO_LABEL, Batch, Rows, has_label, tokenize
 from worker.signals import Signals, Wants
@@ -39,7 +40,7 @@ class Embedding(Head):
     def forward(self, model: PreTrainedModel, batch: Batch, wants: Wants, ids_BT: Tensor | None = None) -> Signals:
         out, qkv = capture.run(model, batch, wants, ids_BT, body=True)
         return Signals(
-            embedding_BE=capture.pooled(out.last_hidden_state, batch.attention_mask_BT),
+            embedding_BE=pooled(out.last_hidden_state, batch.attention_mask_BT),
             hidden={i: out.hidden_states[i] for i in wants.hidden},
             qkv=qkv,
         )

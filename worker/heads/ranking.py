@@ -12,6 +12,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, PreTrain
 
 from app.quality import Quality, evaluate
 from worker import capture
+from worker.geometry import pooled
 from worker.heads.base import About, Head, Outputs
 from worker.rows import Batch, Rows, has_label, tokenize
 from worker.signals import Signals, Wants
@@ -68,7 +69,7 @@ class Ranking(Head):
     def forward(self, model: PreTrainedModel, batch: Batch, wants: Wants, ids_BT: Tensor | None = None) -> Signals:
         out, qkv = capture.run(model, batch, wants, ids_BT, body=not self.cross)
         last = out.last_hidden_state if not self.cross else out.hidden_states[-1] if wants.embedding else None
-        vectors = None if last is None else capture.pooled(last, batch.attention_mask_BT)
+        vectors = None if last is None else pooled(last, batch.attention_mask_BT)
         flat_B = out.logits[:, 0] if self.cross else None
         return Signals(
             logits_NC=out.logits if self.cross else None,

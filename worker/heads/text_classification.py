@@ -9,6 +9,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from app.quality import Quality, evaluate
 from worker import capture
+from worker.geometry import pooled
 from worker.heads.base import Head, Outputs
 from worker.rows import NO_LABEL, Batch, Rows, has_label, tokenize
 from worker.signals import Signals, Wants
@@ -44,7 +45,7 @@ class TextClassification(Head):
         out, qkv = capture.run(model, batch, wants, ids_BT)
         return Signals(
             logits_NC=out.logits,
-            embedding_BE=capture.pooled(out.hidden_states[-1], batch.attention_mask_BT) if wants.embedding else None,
+            embedding_BE=pooled(out.hidden_states[-1], batch.attention_mask_BT) if wants.embedding else None,
             hidden={i: out.hidden_states[i] for i in wants.hidden},
             qkv=qkv,
         )

@@ -19,11 +19,11 @@ from pydantic import ValidationError
 
 from app.domain.errors import InvalidRequest, UnsupportedMethod
 from worker import plugins
+from worker.answers.ensemble import Member
 from worker.augmenters.base import Record, Scene, Writer
 from worker.phases.base import Context
 from worker.phases.certainty import JUDGED, Certainty
 from worker.similarity import Seen
-from worker.answers.ensemble import Member
 from worker.training.determinism import derived
 from worker.training.precision import device_of, model_dtype
 

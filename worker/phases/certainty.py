@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer
 
+from worker.answers.ensemble import Answers, Member
 from worker.rows import by_length, collate
 from worker.signals import Wants
-from worker.answers.ensemble import Answers, Member
 
 JUDGED = frozenset({"single_label", "multi_label", "tokens"})  # problems whose answers are probabilities
 
@@ -37,10 +37,10 @@ class Certainty:
     @torch.no_grad()
     def of(self, records: Sequence[dict[str, Any]], parents: Sequence[int]) -> list[Said]:
         """`parents`: each record's parent, as a number of the members' rows."""
-        asked = []
+        numbered, asked = [{**record, "id": n} for n, record in enumerate(records)], []
         for member, tokenizer in zip(self._members, self._tokenizers, strict=True):
             routed = None if member.routed is None else member.routed[torch.tensor(parents)]
-            rows = member.head.encode(records, tokenizer)
+            rows = member.head.encode(numbered, tokenizer)
             asked.append(replace(member, rows=rows, routed=routed, kept=None, kinds=frozenset()))
         teacher, rows = Answers(asked), asked[0].rows
         found: list[Said | None] = [None] * len(records)

@@ -12,6 +12,7 @@ from safetensors import safe_open
 
 from app.domain.errors import DatasetInvalid, UnsupportedMethod
 from app.quality import Quality, by_length
+from worker.answers.ensemble import Answers
 from worker.evaluators import latency, memory, page, report
 from worker.evaluators.base import compare, onnx_outputs, open_session
 from worker.exporters.onnx import Onnx
@@ -21,7 +22,6 @@ from worker.phases.base import Context
 from worker.phases.quantize import hold_float
 from worker.rows import Rows
 from worker.run import protocol
-from worker.answers.ensemble import Answers
 
 NAME = "evaluating"
 _BATCH = 32

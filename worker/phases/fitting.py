@@ -14,10 +14,10 @@ from app.domain.errors import ArtifactCorrupt, DatasetInvalid
 from app.domain.schedule import Schedule
 from app.domain.spec import Finetune
 from worker import plugins
+from worker.answers.cache import model_digest
 from worker.heads.base import Head
 from worker.phases import runs
 from worker.phases.base import Context
-from worker.answers.cache import model_digest
 from worker.training.determinism import derived, seed_everything
 from worker.training.loop import Lessons, fit
 from worker.training.plan import Plan

@@ -15,14 +15,14 @@ from app.domain.errors import InvalidRequest
 from app.domain.spec import Member as MemberSpec
 from app.domain.spec import Source as SourceSpec
 from worker import capture
+from worker.answers import cache as cached
+from worker.answers.ensemble import Answers, Member
 from worker.heads.base import Head
 from worker.phases import augment, fitting, initial, runs, stages
 from worker.phases.base import Context
 from worker.rows import collate
 from worker.run.faults import Failpoint, hit
 from worker.signals import Wants
-from worker.answers import cache as cached
-from worker.answers.ensemble import Answers, Member
 from worker.training.precision import device_of, model_dtype
 
 FITTED, MADE, AUGMENTED = 0.75, 0.8, 0.85  # shares of the phase by which these are done

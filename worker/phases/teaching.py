@@ -82,9 +82,9 @@ class Taught:
             lessons = replace(lessons, main=answers, main_shape=first.head.shape(first.model, tuple(influence)))
         lessons = replace(lessons, validation_teacher=validation_teacher(context, self.rows["validation"]))
         outcome = fit(model, self.head, plan, lessons, runs.place(context, stage.name, "training", low, high))
-        for objective, _ in wanted:
+        for called, objective, _ in plan.named:
             for name, value in objective.projections.state_dict().items():
-                self.beside[f"{stage.name}/{objective.name}/{name}"] = value.detach().cpu().contiguous()
+                self.beside[f"{stage.name}/{called}/{name}"] = value.detach().cpu().contiguous()
         return outcome
 
     def _told(self, model: PreTrainedModel) -> dict[str, Any]:

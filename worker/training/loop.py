@@ -65,7 +65,8 @@ class _Fit:
         nn.Module.to(model, place.device)
         self._begin_source()
         self._set_up(place.device)
-        projections = {o.name: o.projections for o, _ in plan.objectives if any(True for _ in o.projections.parameters())}
+        self.objectives = plan.named
+        projections = {name: o.projections for name, o, _ in self.objectives if any(True for _ in o.projections.parameters())}
         learned = nn.ModuleDict({"student": model, "beside": nn.ModuleDict(projections)})
         self.optimizer = adamw(learned, plan.learning_rate, plan.weight_decay)
         self.trained = [p for p in learned.parameters() if p.requires_grad]
@@ -127,7 +128,7 @@ class _Fit:
             self._save()
         self.vocabulary.restore()
         self.model.train(False)
-        plans = {o.name: plan for o, _ in self.plan.objectives if (plan := o.plan())}
+        plans = {name: plan for name, o, _ in self.objectives if (plan := o.plan())}
         state = self.state
         return Outcome(
             state.step, round(state.seconds, 2), state.last_loss, state.best_score, state.scores, state.metric, dict(plans)
@@ -155,21 +156,21 @@ class _Fit:
         """One optimiser step: all micro-batches forward and backward, then check, clip, move."""
         batches = self._batches(window)
         x = self.state.step / self.total
-        counts = [sum(self._count(o, b) for b in batches) for o, _ in self.plan.objectives]
+        counts = [sum(self._count(o, b) for b in batches) for _, o, _ in self.objectives]
         rate = learning_rate_at(self.state.step, self.total, self.plan.learning_rate, self.plan.warmup_ratio)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
-        values = {o.name: 0.0 for o, _ in self.plan.objectives}
+        values = {name: 0.0 for name, _, _ in self.objectives}
         norms: dict[str, float] = {}
         for batch in batches:
             for name, part in self._backward(batch, counts, x, values, len(batches)).items():
                 norms[name] = max(norms.get(name, 0.0), part)  # one micro-batch may hold no row that an objective speaks of
-        loss = sum(w(x) * values[o.name] for o, w in self.plan.objectives)
+        loss = sum(w(x) * values[name] for name, _, w in self.objectives)
         limit = self.plan.max_grad_norm if self.plan.max_grad_norm is not None else float("inf")
         norm = float(self.accelerator.clip_grad_norm_(self.trained, limit))
         hold_finite(self.plan.name, self.state.step, (loss, norm))
-        weights = {o.name: w(x) for o, w in self.plan.objectives}
+        weights = {name: w(x) for name, _, w in self.objectives}
         self.guard.look(self.state.step, {name: weights[name] * part for name, part in norms.items() if weights[name] > 0})
         self.optimizer.step()
         if self.source is not None:
@@ -210,13 +211,13 @@ class _Fit:
             teacher = self.source.signals(batch, self.teacher_wants) if self.source is not None and self.teacher_wants else None
         total: Tensor | None = None
         norms: dict[str, float] = {}
-        for (objective, weight), count in zip(self.plan.objectives, counts, strict=True):
+        for (name, objective, weight), count in zip(self.objectives, counts, strict=True):
             if not count or not self._count(objective, batch):
                 continue
             mean = objective(student, teacher, batch, x) / count
-            values[objective.name] += float(mean.detach())
+            values[name] += float(mean.detach())
             if looked and weight(x) > 0:
-                norms[objective.name] = gradient_norm(mean, self.trained)
+                norms[name] = gradient_norm(mean, self.trained)
             total = weight(x) * mean if total is None else total + weight(x) * mean
         if total is not None and total.requires_grad:
             self.accelerator.backward(total)
@@ -290,10 +291,10 @@ class _Fit:
         elapsed = max(time.monotonic() - self.began, 1e-6)
         if self.state.step % self.log_every == 0:
             logged = {"loss": loss, "grad_norm": norm, "learning_rate": rate, "tokens_per_second": self.tokens / elapsed}
-            for objective, weight in self.plan.objectives:
-                logged[f"{objective.name}/loss"] = values[objective.name]
-                logged[f"{objective.name}/weight"] = weight(x)
-                logged |= {f"{objective.name}/{name}": s(x) for name, s in objective.schedules().items()}
+            for name, objective, weight in self.objectives:
+                logged[f"{name}/loss"] = values[name]
+                logged[f"{name}/weight"] = weight(x)
+                logged |= {f"{name}/{parameter}": s(x) for parameter, s in objective.schedules().items()}
             logged |= {f"{name}/grad_norm": value for name, value in norms.items()}
             self.place.on_metrics(self.state.step, logged)
         if elapsed - self.told < 0.5 and self.state.step < self.total:

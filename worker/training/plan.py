@@ -1,5 +1,6 @@
 """What one run does, where it keeps things, and what it says of itself. Plain values; the loop reads them."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,17 @@ class Plan:
     frozen: Sequence[str] = ()  # patterns of parameters that never move
     mixup: float | None = None  # a of Beta(a, a): each micro-batch is also seen mixed with itself
     balance: bool = True  # refuse objectives that differ a thousandfold in gradient
+
+    @property
+    def named(self) -> list[tuple[str, Objective, Schedule]]:
+        """Each objective under a name of its own: a second of one type is called `hidden_mse-2`."""
+        seen: Counter[str] = Counter()
+        found = []
+        for objective, weight in self.objectives:
+            seen[objective.name] += 1
+            number = seen[objective.name]
+            found.append((objective.name if number == 1 else f"{objective.name}-{number}", objective, weight))
+        return found
 
 
 @dataclass(frozen=True)
