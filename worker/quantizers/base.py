@@ -2,10 +2,39 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+from worker.int8.error import Answer, Feed, answers
 from worker.plugins import PluginParams
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Batches of real training rows, on which a scheme measures activations and what it costs."""
+
+    graph: Path  # the float graph
+    feeds: list[Feed]
+
+    @property
+    def rows(self) -> int:
+        return sum(len(feed["attention_mask"]) for feed in self.feeds)
+
+    @cached_property
+    def reference(self) -> list[Answer]:
+        """The float graph's outputs, one per feed; computed when first asked for."""
+        return answers(self.graph, self.feeds)
+
+
+@dataclass(frozen=True)
+class Fallback:
+    """A matrix that stayed in higher precision, and what that did to the output error on the calibration rows."""
+
+    matrix: str
+    form: str
+    error_before: float
+    error_after: float
 
 
 @dataclass(frozen=True)
@@ -17,6 +46,8 @@ class QuantReport:
     bytes: int
     quantized: list[str] = field(default_factory=list)  # weights that became INT8
     kept_float: list[str] = field(default_factory=list)  # weight matrices that did not
+    fallbacks: list[Fallback] = field(default_factory=list)  # in the order in which they were made
+    error: dict[str, float] = field(default_factory=dict)  # against the float graph, on the calibration rows
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -26,6 +57,7 @@ class Quantizer(ABC):
     """One file per scheme: class with `name`, pydantic `Params` and a docstring with equation, bounds and source."""
 
     name: ClassVar[str]
+    trains: ClassVar[bool] = False  # whether the student is first trained with this scheme's arithmetic
 
     class Params(PluginParams):
         pass
@@ -34,5 +66,5 @@ class Quantizer(ABC):
         self.params: Any = self.Params.model_validate(params)
 
     @abstractmethod
-    def quantize(self, source: Path, out_dir: Path) -> QuantReport:
+    def quantize(self, source: Path, out_dir: Path, calibration: Calibration) -> QuantReport:
         """Read the ONNX file `source`, write into `out_dir`."""

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import ClassVar
 
-from worker.quantizers.base import Quantizer, QuantReport
+from worker.quantizers.base import Calibration, Quantizer, QuantReport
 
 
 class NoQuantization(Quantizer):
@@ -11,5 +11,5 @@ class NoQuantization(Quantizer):
 
     name: ClassVar[str] = "none"
 
-    def quantize(self, source: Path, out_dir: Path) -> QuantReport:
+    def quantize(self, source: Path, out_dir: Path, calibration: Calibration) -> QuantReport:
         return QuantReport(self.name, None, source.stat().st_size)

@@ -1,0 +1,1 @@
+"""INT8 arithmetic of encoder graphs, shared by the quantizers: values, matrices of a graph, rewriting, ranges, search."""
