@@ -58,18 +58,29 @@ def _families(plan: Planned, models: Models) -> Iterator[Fault]:
     for i, stage, j, objective, entry in plan.objectives():
         if "qkv" not in entry.get("needs", ()):
             continue
-        for role, info in (("teacher", models.teacher), ("student", models.student)):
-            if (
-                info is not None
-                and info.model_type not in tasks.FAMILIES
-                and (role == "student" or stage.teacher.type == catalog.MAIN)
-            ):
+        kinds = {"student": _student_type(plan, models)}
+        if stage.teacher.type == catalog.MAIN and models.teacher is not None:
+            kinds["teacher"] = models.teacher.model_type
+        for role, kind in kinds.items():
+            if kind is not None and kind not in tasks.FAMILIES:
                 yield UnsupportedMethod(
-                    f"Objective '{objective.type}' reads queries, keys and values; where they lie in a {role} of type "
-                    f"'{info.model_type}' is not known.",
+                    f"Objective '{objective.type}' reads queries, keys and values; where they lie in a {role} of type '{kind}' "
+                    "is not known.",
                     param=plan.at(i, f"objectives[{j}]"),
                     hint=f"Known types: {', '.join(tasks.FAMILIES)}. Compare hidden states or logits instead.",
                 )
+                break
+
+
+def _student_type(plan: Planned, models: Models) -> str | None:
+    student = plan.full.student
+    if models.student is not None:
+        return models.student.model_type
+    if student.init == _INHERITS:
+        return models.teacher.model_type if models.teacher is not None else None
+    if student.params.get("model"):
+        return None
+    return str(student.params.get("model_type") or student.init)  # made to measure; a static student has no such parts
 
 
 def _layers(plan: Planned, models: Models) -> Iterator[Fault]:

@@ -93,7 +93,14 @@ def _strangers(role: str, counts: Counts | None, training: Counts, judged: Judge
 
 def _rare(counts: Counts, report: Report, spec: JobSpec, judged: Judged) -> None:
     alone = [label for label in sorted(counts) if counts[label] == 1]
-    if alone and spec.data.validation_file is None and tasks.problem_of(spec) == "single_label":
+    split = spec.data.validation_file is None and tasks.problem_of(spec) == "single_label"
+    if split and len(alone) == len(counts):
+        judged.error(
+            "Every label has a single training row: none is left to validate with.",
+            "data.label",
+            "Set data.label to the right column, add rows, or give a validation file.",
+        )
+    elif alone and split:
         message = f"{len(alone)} labels have a single training row, such as '{alone[0][:60]}': none is left to validate them."
         judged.warn("rare_labels", message, "data.training_file")
     everywhere = [label for label in sorted(counts) if counts[label] == rowfaults.present(report, spec.data.label)]

@@ -44,7 +44,7 @@ def check(files: Mapping[str, File], spec: JobSpec) -> Rows:
     found.errors += _nowhere(reports, files, columns)
     if "training" in reports:
         _measure(reports["training"], columns, found)
-        found.errors += _unanswered(reports["training"], spec)
+        found.errors += [*_too_few(found, spec), *_unanswered(reports["training"], spec)]
         judged = labelchecks.check(reports, spec)
         found.labels = judged.labels
         found.errors += judged.errors
@@ -140,6 +140,18 @@ def _list_hint(file: File, columns: list[Column]) -> str | None:
 
 def _labelled(report: Mapping[str, Any], columns: list[Column]) -> int:
     return sum(rowfaults.present(report, column.name) for column in columns if column.field == "label")
+
+
+def _too_few(found: Rows, spec: JobSpec) -> list[DatasetInvalid]:
+    """Where validation rows are split off, one row is none."""
+    usable, most = found.usable["training"], spec.data.max_examples
+    if spec.data.validation_file is not None or min(usable, most or usable) >= 2:
+        return []
+    param = "data.training_file" if usable < 2 else "data.max_examples"
+    hint = "Add rows, or give a validation file." if usable < 2 else "Raise it, or give a validation file."
+    return [
+        DatasetInvalid("One training row cannot be split into rows to train on and rows to validate with.", param=param, hint=hint)
+    ]
 
 
 def _unanswered(report: Mapping[str, Any], spec: JobSpec) -> list[DatasetInvalid]:

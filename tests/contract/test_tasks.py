@@ -228,6 +228,17 @@ def test_labels_that_are_all_the_same_are_refused(api: Api, task: str, data: dic
     assert error["hint"]
 
 
+def test_rows_that_are_too_few_to_split(api: Api) -> None:
+    one = spec(api, "masked-lm", ROWS["masked"][:1])
+    assert problem(api.client.post(URL, json=one), 400, "dataset_invalid")["param"] == "data.training_file"
+    few = spec(api, "masked-lm", ROWS["masked"], data={"max_examples": 1})
+    assert problem(api.client.post(URL, json=few), 400, "dataset_invalid")["param"] == "data.max_examples"
+    few["data"]["validation_file"] = upload(api, ROWS["masked"])
+    assert api.client.post(URL, json=few).status_code == 201
+    alone = spec(api, "text-classification", [{"text": texts(n), "label": n} for n in range(9)])
+    assert problem(api.client.post(URL, json=alone), 400, "dataset_invalid")["param"] == "data.label"
+
+
 def test_what_is_odd_about_labels_is_a_warning(api: Api) -> None:
     rows = [{"text": texts(n), "label": ["always", *(["card"] if n % 2 else [])]} for n in range(9)]
     said = api.client.post(VALIDATE, json=spec(api, "text-classification", rows, data={"problem": "multi_label"})).json()
