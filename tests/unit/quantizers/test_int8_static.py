@@ -175,7 +175,10 @@ def test_the_same_rows_give_the_same_bytes(encoder: Path, tmp_path: Path) -> Non
     feeds = [_masked(RNG(20).normal(size=(2, 30, 16)))]
     out = tmp_path / "out"
     out.mkdir()
-    for source, rows, options in ((encoder, batches(32), {"max_error": 1}), (chain, feeds, {"max_error": 0, "min_elements": 1})):
+    for source, rows, options in (
+        (encoder, batches(32), {"max_error": 1}),
+        (chain, feeds, {"max_error": 0, "min_elements": 1, "keep_float_fraction": 1}),
+    ):
         written = []
         for _ in range(2):
             report = Int8Static(**{"min_elements": 512, "min_rows": 1} | options).quantize(source, out, Calibration(source, rows))
