@@ -18,6 +18,7 @@ from app.domain.errors import DatasetInvalid, ExportMismatch, InvalidRequest, Un
 from app.domain.spec import JobSpec
 from tests.fixtures.tiny import INTENTS, make_rows, make_tokenizer
 from worker.exporters.onnx import Onnx
+from worker.heads.base import Head
 from worker.phases import evaluate, package, quantize
 from worker.phases.base import Context, StopRequested
 from worker.run import protocol
@@ -56,7 +57,8 @@ def _context(workdir: Path, *, test_labels: bool = True, **changes: Any) -> Cont
             for n, r in enumerate(rows)
         ]
         (prepared / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    data = {"labels": LABELS, "counts": counts, "skipped": 0, "test_is_validation": False, "max_length": 24}
+    data = {"task": "text-classification", "problem": "single_label", "labels": LABELS, "pairs": False}
+    data |= {"counts": counts, "skipped": 0, "unlabelled": 0, "test_is_validation": False, "max_length": 24}
     (prepared / "data.json").write_text(json.dumps(data))
     _model(workdir / "teacher", 32, 2, seed=1)
     _model(workdir / "student", 16, 1, seed=2)
@@ -66,6 +68,8 @@ def _context(workdir: Path, *, test_labels: bool = True, **changes: Any) -> Cont
         "stages": [{"name": "output", "steps": 1234, "seconds": 9.9}],
     }
     (workdir / "student" / "training.json").write_text(json.dumps(told))
+    (workdir / "labelled").mkdir()
+    (workdir / "labelled" / "labels.json").write_text(json.dumps({"members": [], "influence": [], "asked": 0}))
     spec = JobSpec.model_validate(
         {
             "name": "tiny intents",
@@ -188,7 +192,7 @@ def test_parity_is_recorded(finished: tuple[Path, dict[str, Any]]) -> None:
     found = json.loads((finished[0] / "quantized" / "quantization.json").read_text())
     assert found["float_parity"]["max_abs_logit_diff"] < 1e-4
     assert found["parity"]["min_cosine"] > 0.98
-    assert found["parity"]["batch_logit_diff"] < 1e-4
+    assert found["parity"]["batch_drift"] < 1e-4
     assert found["rows"] == 24
 
 
@@ -291,8 +295,8 @@ def test_a_package_that_nothing_could_serve_is_refused(tmp_path: Path) -> None:
 def test_an_export_that_says_something_else_stops_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     honest = Onnx.export
 
-    def slightly_off(self: Onnx, model_dir: Path, out_dir: Path) -> Path:
-        path = honest(self, model_dir, out_dir)
+    def slightly_off(self: Onnx, model_dir: Path, out_dir: Path, head: Head) -> Path:
+        path = honest(self, model_dir, out_dir, head)
         model = onnx.load(path)
         for tensor in model.graph.initializer:
             if "classifier.bias" in tensor.name:
@@ -311,10 +315,10 @@ def test_an_export_that_says_something_else_stops_the_job(tmp_path: Path, monkey
 def test_a_teacher_that_cannot_be_exported_has_quality_but_no_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     honest = Onnx.export
 
-    def refuse(self: Onnx, model_dir: Path, out_dir: Path) -> Path:
+    def refuse(self: Onnx, model_dir: Path, out_dir: Path, head: Head) -> Path:
         if model_dir.name == "teacher":
             raise UnsupportedMethod("A 'strange' classifier could not be exported to ONNX: no")
-        return honest(self, model_dir, out_dir)
+        return honest(self, model_dir, out_dir, head)
 
     monkeypatch.setattr(Onnx, "export", refuse)
     context = _context(tmp_path / "w")

@@ -65,13 +65,20 @@ def onnx_outputs(session: Any, head: Head, rows: Rows, batch_size: int, stop: St
     return head.gather(rows, found)
 
 
-def compare(expected: Outputs, found: Outputs) -> dict[str, float]:
-    """max_abs_logit_diff, min_cosine of the vectors, and the share of rows with the same argmax; what both have of it."""
+def compare(expected: Outputs, found: Outputs, head: Head) -> dict[str, float]:
+    """max_abs_logit_diff, min_cosine of the vectors, and the share of rows with the same argmax; what both have of it.
+
+    Of a masked language model the log-probabilities of the masked words stand for its logits.
+    """
     told: dict[str, float] = {}
     if expected.logits is not None and found.logits is not None:
         first, second = (np.concatenate(list(o.logits)) if isinstance(o.logits, list) else o.logits for o in (expected, found))
-        told["max_abs_logit_diff"] = float(np.abs(first - second).max())
-        told["agreement"] = float((first.argmax(axis=1) == second.argmax(axis=1)).mean())
+        if head.about.problem == "masked_lm":  # (P, 3): right or not, -log p, the guess
+            told["max_abs_logit_diff"] = float(np.abs(first[:, 1] - second[:, 1]).max())
+            told["agreement"] = float((first[:, 2] == second[:, 2]).mean())
+        else:
+            told["max_abs_logit_diff"] = float(np.abs(first - second).max())
+            told["agreement"] = float((first.argmax(axis=1) == second.argmax(axis=1)).mean())
     if expected.embedding_BE is not None and found.embedding_BE is not None:
         first, second = (_unit(o.embedding_BE) for o in (expected, found))
         told["min_cosine"] = float((first * second).sum(axis=1).min())

@@ -149,16 +149,25 @@ class Head(ABC):
 
     @torch.no_grad()
     def predict(
-        self, model: PreTrainedModel, rows: Rows, device: torch.device, batch_size: int = 64, remap: Any = None, draw: int = 0
+        self,
+        model: PreTrainedModel,
+        rows: Rows,
+        device: torch.device,
+        batch_size: int = 64,
+        remap: Any = None,
+        wants: Wants | None = None,
     ) -> Outputs:
-        """A pass without gradients over all examples, little padded; train or eval mode is left as it was."""
+        """A pass without gradients over all examples, little padded; train or eval mode is left as it was.
+
+        `wants`: something else than what a prediction consists of.
+        """
         was_training = model.training
         model.train(False)
         found: list[tuple[list[int], Signals, Batch]] = []
         for n, examples in enumerate(by_length(rows, batch_size)):
-            batch = collate(rows, examples, draw + n).to(device)
+            batch = collate(rows, examples, n).to(device)
             ids_BT = remap(batch.input_ids_BT) if remap else None
-            found.append((examples, self.forward(model, batch, self.answers(), ids_BT), batch))
+            found.append((examples, self.forward(model, batch, wants or self.answers(), ids_BT), batch))
         model.train(was_training)
         return self.gather(rows, found)
 

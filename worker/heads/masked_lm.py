@@ -11,6 +11,7 @@ from transformers import AutoModelForMaskedLM, PreTrainedModel
 from app.quality import Quality, evaluate
 from app.quality.masked_lm import score
 from worker import anatomy, capture
+from worker.geometry import pooled
 from worker.heads.base import Head, Outputs
 from worker.rows import Batch, Masking, Rows, tokenize
 from worker.signals import Signals, Wants
@@ -34,6 +35,7 @@ class MaskedLM(Head):
         out, qkv = capture.run(model, batch, wants, ids_BT, body=True)
         assert batch.positions_BT is not None
         return Signals(
+            embedding_BE=pooled(out.last_hidden_state, batch.attention_mask_BT) if wants.embedding else None,
             logits_NC=anatomy.mlm_logits(model, out.last_hidden_state[batch.positions_BT]) if wants.logits else None,
             hidden={i: out.hidden_states[i] for i in wants.hidden},
             qkv=qkv,

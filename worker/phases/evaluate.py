@@ -148,7 +148,7 @@ class _Run:
         few = rows.only(range(min(16, len(rows.examples))))
         session = open_session(graph, _THREADS)
         trained = head.predict(head.load(source), few, torch.device("cpu"), _BATCH)
-        hold_float(compare(trained, onnx_outputs(session, head, few, _BATCH)))
+        hold_float(compare(trained, onnx_outputs(session, head, few, _BATCH), head))
         self.graphs[who] = graph
 
     def speed(self) -> None:

@@ -46,7 +46,7 @@ def run(context: Context) -> None:
         keep = sorted(random.Random(f"{spec.seed}:examples").sample(range(len(train)), data.max_examples))
         train = [train[i] for i in keep]
     problem = tasks.problem_of(spec)
-    labels = targets.names(train, problem)
+    labels = targets.names(train, problem, _known(context))
     validation = given.get("validation")
     if validation is None:
         train, validation = split(train, data.validation_split, spec.seed, problem)
@@ -62,6 +62,15 @@ def run(context: Context) -> None:
     facts = targets.encode(made, labels, problem)
     facts |= {"skipped": len(skipped), "test_is_validation": test is None, "pairs": any("text_b" in r for r in train)}
     _write(context, made, labels, facts)
+
+
+def _known(context: Context) -> list[str]:
+    """The labels of a teacher that answers as it is, in the order of its outputs: the job's own, where it knows them all."""
+    config = json.loads((Path(context.request.teacher_dir) / "config.json").read_text(encoding="utf-8"))
+    head = tasks.task_of(context.spec).head
+    if context.spec.teacher.finetune is not None or not any(n.endswith(head) for n in config.get("architectures") or []):
+        return []
+    return [str(label) for _, label in sorted((config.get("id2label") or {}).items(), key=lambda item: int(item[0]))]
 
 
 def _read(context: Context, path: Path, format: str, skipped: list[RowError]) -> list[Record]:

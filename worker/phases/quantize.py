@@ -13,12 +13,13 @@ import torch
 from app.domain.errors import ExportMismatch
 from worker import plugins
 from worker.evaluators.base import compare, feeds, onnx_outputs, open_session
-from worker.exporters.onnx import Onnx
+from worker.exporters.onnx import Onnx, outputs_of
 from worker.heads.base import Head, Outputs
 from worker.phases import qat, runs
 from worker.phases.base import Context
 from worker.quantizers.base import Calibration
 from worker.rows import Rows
+from worker.signals import Wants
 
 NAME = "quantizing"
 PARITY_ROWS = 256
@@ -44,7 +45,7 @@ def run(context: Context) -> None:
 
     float_file = Onnx().export(student, out, head)
     context.stop()
-    float_parity = compare(trained, _outputs(float_file, head, rows, context))
+    float_parity = compare(trained, _outputs(float_file, head, rows, context), head)
     hold_float(float_parity)
     context.advance(NAME, 0.6)
 
@@ -68,7 +69,7 @@ def run(context: Context) -> None:
         found["parity"] = _int8_parity(context, out / report.file, head, rows, trained)
         if quantizer.trains:
             simulated = qat.simulated(context, quantizer, head, rows)
-            found["parity_trained"] = compare(simulated, _outputs(out / report.file, head, rows, context))
+            found["parity_trained"] = compare(simulated, _outputs(out / report.file, head, rows, context), head)
             found["training"] = json.loads((context.output("qat") / "training.json").read_text())
     (out / "quantization.json").write_text(json.dumps(found, indent=1, sort_keys=True))
     context.seal("quantized")
@@ -87,13 +88,16 @@ def hold_float(parity: dict[str, float]) -> None:
 
 
 def _trained(head: Head, folder: Path, rows: Rows) -> Outputs:
-    return head.predict(head.load(folder), rows, torch.device("cpu"), _BATCH)
+    """Everything that the exported graph answers."""
+    outputs = outputs_of(head)
+    wants = Wants(logits="logits" in outputs, embedding="embedding" in outputs)
+    return head.predict(head.load(folder), rows, torch.device("cpu"), _BATCH, wants=wants)
 
 
 def _int8_parity(context: Context, path: Path, head: Head, rows: Rows, trained: Outputs) -> dict[str, float]:
     """Against the trained model; `batch_drift` is how far a sequence's answer moves between batch 1 and a padded batch."""
     session = open_session(path, threads=1)
-    parity = compare(trained, onnx_outputs(session, head, rows, _BATCH, context.stop))
+    parity = compare(trained, onnx_outputs(session, head, rows, _BATCH, context.stop), head)
     parity["batch_drift"] = _batch_drift(session, rows)
     if parity.get("agreement", 1.0) < _DRIFT:
         share = f"{1 - parity['agreement']:.1%} of {len(rows.examples)} validation rows"

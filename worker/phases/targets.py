@@ -18,8 +18,8 @@ def names_in(record: Record, problem: str) -> list[str]:
     return [str(name) for name in label] if isinstance(label, list) else [str(label)]
 
 
-def names(train: list[Record], problem: str) -> list[str]:
-    """All labels of the training rows, in sorted order; empty for a problem without names."""
+def names(train: list[Record], problem: str, known: list[str]) -> list[str]:
+    """All labels of the training rows, in sorted order, or `known` where it has all of them; empty for a problem without names."""
     if problem not in NAMED:
         return []
     found = sorted({name for record in train for name in names_in(record, problem)})
@@ -29,7 +29,7 @@ def names(train: list[Record], problem: str) -> list[str]:
             param="data.label",
             hint="Name the right column in data.label.",
         )
-    return found
+    return known if set(found) <= set(known) else found
 
 
 def check(made: dict[str, list[Record]], labels: list[str], spec: JobSpec) -> None:

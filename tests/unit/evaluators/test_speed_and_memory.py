@@ -3,6 +3,7 @@
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from worker.evaluators import latency, memory
-from worker.evaluators.base import Encoded
+from worker.rows import Rows
 
 
 class _Session:
@@ -20,7 +21,10 @@ class _Session:
     def __init__(self, name: str, seconds_per_row: float, asked: list[tuple[str, int]]) -> None:
         self.name, self.cost, self.asked = name, seconds_per_row, asked
 
-    def run(self, outputs: list[str], inputs: dict[str, Any]) -> list[np.ndarray]:
+    def get_inputs(self) -> list[SimpleNamespace]:
+        return [SimpleNamespace(name=name) for name in ("input_ids", "attention_mask")]
+
+    def run(self, outputs: list[str] | None, inputs: dict[str, Any]) -> list[np.ndarray]:
         rows = len(inputs["input_ids"])
         self.asked.append((self.name, rows))
         until = time.perf_counter() + self.cost * rows
@@ -29,7 +33,7 @@ class _Session:
         return [np.zeros((rows, 2), np.float32), np.zeros((rows, 4), np.float32)]
 
 
-ROWS = Encoded([[1] * (3 + n % 7) for n in range(40)], 0)
+ROWS = Rows(list(range(40)), [[1] * (3 + n % 7) for n in range(40)], [0] * 40, 0)
 
 
 def test_a_slower_model_shows_and_rounds_are_interleaved() -> None:
