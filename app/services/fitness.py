@@ -28,6 +28,14 @@ def is_encoder(info: ModelInfo, role: str, at: str, spec: JobSpec) -> None:
         raise IncompatibleModels(f"The {role} has no tokenizer files.", param=f"{at}.model", hint=hint)
 
 
+def job_labels(teacher: ModelInfo | None, spec: JobSpec, rows: list[str] | None) -> list[str] | None:
+    """The labels in their order: those of a teacher that knows all the rows' labels already, else the rows' own, sorted."""
+    if teacher is None or rows is None or spec.teacher.finetune is not None:
+        return rows
+    own = teacher.labels if any(name.endswith(head_suffix(spec, "teacher")) for name in teacher.architectures) else None
+    return own if own and set(rows) <= set(own) else rows
+
+
 def answers(info: ModelInfo, at: str, spec: JobSpec, labels: list[str] | None) -> None:
     """Raises unless the model already does the task, label by label: it will not be fitted first."""
     suffix = head_suffix(spec, "teacher")
@@ -47,7 +55,7 @@ def answers(info: ModelInfo, at: str, spec: JobSpec, labels: list[str] | None) -
         raise IncompatibleModels(
             f"The teacher knows the labels {_some(info.labels or [])}; the training rows have {_some(labels)}.",
             param=f"{at}.model",
-            hint=f"{_FINETUNE} Or use rows with its own labels (in sorted order).",
+            hint=f"{_FINETUNE} Or use rows with its own labels.",
         )
 
 

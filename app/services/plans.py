@@ -74,6 +74,7 @@ class Planner:
         rows = rowchecks.check(files, spec)
         plan.errors += rows.errors
         plan.warnings += rows.warnings
+        rows.labels = fitness.job_labels(cast.teacher.info if cast.teacher else None, spec, rows.labels)
         _check_models(spec, cast, rows, plan)
         if full is not None:
             _check_plan(spec, full, rows, cast, plan)

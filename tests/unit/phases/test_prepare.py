@@ -18,8 +18,19 @@ Rows = Sequence[dict[str, Any]]
 Made = dict[str, Any]  # train, validation, test and data.json
 
 
-def prepared(folder: Path, task: str, rows: Rows | str, *, more: dict[str, Rows] | None = None, **data: Any) -> Made:
-    """The phase's output for these training rows (JSON Lines, or the text of a CSV file) and those of the other roles."""
+def prepared(
+    folder: Path,
+    task: str,
+    rows: Rows | str,
+    *,
+    more: dict[str, Rows] | None = None,
+    teacher: dict[str, Any] | None = None,
+    finetune: dict[str, Any] | None = None,
+    **data: Any,
+) -> Made:
+    """The phase's output for these training rows (JSON Lines, or the text of a CSV file) and those of the other roles.
+    `teacher`: of its config.json."""
+    (folder / "config.json").write_text(json.dumps({"architectures": ["BertModel"], **(teacher or {})}))
     files = {}
     for role, given in {"training": rows, **(more or {})}.items():
         path = folder / f"{role}.{'csv' if isinstance(given, str) else 'jsonl'}"
@@ -29,7 +40,7 @@ def prepared(folder: Path, task: str, rows: Rows | str, *, more: dict[str, Rows]
         {
             "name": "a job",
             "task": task,
-            "teacher": {"source": "local", "model": "tiny"},
+            "teacher": {"source": "local", "model": "tiny", "finetune": finetune},
             "student": {"init": "teacher_layers"},
             "data": {"training_file": "file-" + "0" * 26, "validation_split": 0.25, **data},
         }
@@ -126,6 +137,22 @@ def test_words_and_their_tags(tmp_path: Path) -> None:
     assert made["train"][0].keys() == {"id", "words", "label"}
     assert all(r["label"] == [0, 1] for r in everything(made) if r["words"] != ["bare"])
     assert made["train"][-1]["label"] is None
+
+
+def test_a_teacher_that_knows_the_labels_says_their_order(tmp_path: Path) -> None:
+    rows = [{"text": ["Ada", f"w{n}"], "label": ["B-P", "O"]} for n in range(8)]
+    ner = {"architectures": ["BertForTokenClassification"], "id2label": {"10": "I-P", "0": "O", "2": "B-P"}}
+    cases: list[tuple[dict[str, Any], dict[str, Any] | None, list[str]]] = [
+        (ner, None, ["O", "B-P", "I-P"]),
+        (ner, {"epochs": 1}, ["B-P", "O"]),
+        ({**ner, "architectures": ["BertForSequenceClassification"]}, None, ["B-P", "O"]),
+        ({**ner, "id2label": {"0": "O", "1": "PER"}}, None, ["B-P", "O"]),
+    ]
+    for n, (teacher, finetune, labels) in enumerate(cases):
+        (folder := tmp_path / str(n)).mkdir()
+        made = prepared(folder, "token-classification", rows, teacher=teacher, finetune=finetune)
+        assert made["data"]["labels"] == labels
+        assert made["train"][0]["label"] == [labels.index("B-P"), labels.index("O")]
 
 
 def test_texts_and_scored_pairs(tmp_path: Path) -> None:
