@@ -42,10 +42,9 @@ class Workbench:
 
     def measure(self, forms: Mapping[str, Form], ranges: Ranges, every: int = 1) -> dict[str, float]:
         """The output error, on batches 0, every, 2 every, …."""
-        feeds, reference = self.feeds[::every], self.reference[::every]
         model = rewrite(self.graph, self.matrices, forms, self.params, ranges)
         self.scratch.write_bytes(model.SerializeToString())
-        return output_error(reference, answers(self.scratch, feeds), [feed["attention_mask"] for feed in feeds])
+        return output_error(self.reference[::every], answers(self.scratch, self.feeds[::every]))
 
     def error(self, forms: Mapping[str, Form], ranges: Ranges, every: int = 1) -> float:
         return self.measure(forms, ranges, every)["relative"]

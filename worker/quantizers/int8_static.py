@@ -41,7 +41,7 @@ class Int8Static(Quantizer):
             default="auto", description="How activations are bounded; auto: whichever gives the least output error."
         )
         max_error: float = Field(
-            default=0.05, ge=0, description="Relative error of the outputs above which sensitive matrices get more precision."
+            default=0.08, ge=0, description="Relative error of the outputs above which sensitive matrices get more precision."
         )
         keep_float_fraction: float = Field(
             default=0.1, ge=0, le=1, description="Largest share of the quantizable elements that may stay in float for it."
