@@ -11,6 +11,7 @@ from typing import Any
 
 from worker import plugins
 
+_FACTS = ("needs", "problems", "meant", "architectures")  # sets of names that some classes have
 TARGET = Path(__file__).parents[1] / "app" / "domain" / "catalog.json"
 
 
@@ -20,10 +21,7 @@ def build() -> dict[str, Any]:
         catalog[room] = {}
         for name, cls in sorted(plugins.discover(room).items()):
             entry: dict[str, Any] = {"doc": inspect.getdoc(cls) or "", "schema": cls.Params.model_json_schema()}
-            if needs := getattr(cls, "needs", None):
-                entry["needs"] = sorted(needs)
-            if problems := getattr(cls, "problems", None):
-                entry["problems"] = sorted(problems)
+            entry |= {fact: sorted(values) for fact in _FACTS if (values := getattr(cls, fact, None))}
             if room == "recipes":
                 entry |= recipe(cls)
             catalog[room][name] = entry

@@ -139,15 +139,18 @@ class Neighbours:
         words_WD = table_VD[lexicon.ids_W.to(table_VD.device)].float()
         self._unit_WD = normalize(words_WD - words_WD.mean(0), dim=1)
         self._place = {i: w for w, i in enumerate(lexicon.ids_W.tolist())}
+        self._known: dict[tuple[int, int], list[str]] = {}  # (piece, k) → its neighbours, wherever it stands
 
     def knows(self, pieces: Sequence[int]) -> bool:
         return len(pieces) == 1 and pieces[0] in self._place
 
     def of(self, pieces: Sequence[int], k: int) -> list[list[str]]:
         """For words of one piece that it knows."""
-        found: list[list[str]] = []
-        for start in range(0, len(pieces), _ASKED):
-            places = [self._place[i] for i in pieces[start : start + _ASKED]]
+        new = [i for i in dict.fromkeys(pieces) if (i, k) not in self._known]
+        for start in range(0, len(new), _ASKED):
+            part = new[start : start + _ASKED]
+            places = [self._place[i] for i in part]
             scores_QW = self._unit_WD[places] @ self._unit_WD.T
-            found += self._lexicon.best(scores_QW, [self._lexicon.words[w] for w in places], k)
-        return found
+            found = self._lexicon.best(scores_QW, [self._lexicon.words[w] for w in places], k)
+            self._known |= {(i, k): others for i, others in zip(part, found, strict=True)}
+        return [self._known[i, k] for i in pieces]

@@ -18,20 +18,18 @@ from transformers import (
 
 from app.domain.errors import IncompatibleModels
 
-_WRITERS = ("ForCausalLM", "LMHeadModel")
-
 
 class LineWriter:
     """Raises IncompatibleModels when the folder's model does not write."""
 
-    def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype, param: str) -> None:
+    def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype, architectures: tuple[str, ...]) -> None:
         config = json.loads((folder / "config.json").read_text())
         names = [str(name) for name in config.get("architectures") or []]
-        if not any(name.endswith(_WRITERS) for name in names):
+        if not any(name.endswith(architectures) for name in names):
             raise IncompatibleModels(
                 f"{names[0] if names else 'The model'} is no causal language model: it writes no texts.",
-                param=param,
-                hint="Name a model whose architecture ends in ForCausalLM.",
+                param="augmentation.model",
+                hint=f"Name a model whose architecture ends in {architectures[0]}.",
             )
         self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, padding_side="left")
         if self.tokenizer.pad_token_id is None:

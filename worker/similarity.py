@@ -2,16 +2,21 @@
 
 J(a, b) = |A ∩ B| / |A ∪ B|, the Jaccard similarity of the sets of trigrams of two normalised texts, in [0, 1].
 
-Two texts with J ≥ t share one of the first |A| − ⌈t |A|⌉ + 1 trigrams of A when all sets are sorted by one order; rare ones
-first, so that few texts have to be looked at. Nothing is missed and nothing is estimated, unlike MinHash.
-Source: prefix filtering, Bayardo et al. 2007, "Scaling Up All Pairs Similarity Search", section 4; PPJoin, Xiao et al. 2008.
+Two texts with J ≥ t have sizes with t |A| ≤ |B| ≤ |A| / t, share t / (1 + t) (|A| + |B|) trigrams, and, when all sets are sorted
+by one order, share one of the first |A| − ⌈t |A|⌉ + 1 of A. At the first one that they share, enough of both must be left.
+Rare trigrams come first, so few texts are left to compare. Nothing is missed and nothing is estimated, unlike MinHash.
+Source: prefix filtering, Bayardo et al. 2007, "Scaling Up All Pairs Similarity Search", section 4; positional filtering, Xiao
+et al. 2008, "Efficient Similarity Joins for Near Duplicate Detection" (PPJoin), section 4.
 """
 
 import math
 import unicodedata
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import product
+
+import numpy as np
 
 GRAM = 3
 _ROUNDING = 1e-9
@@ -34,7 +39,9 @@ class Texts:
         self._lowest = lowest
         self._ids: dict[str, int] = {}
         self._sets: list[frozenset[int]] = []
-        self._begins_with: dict[int, list[int]] = {}  # trigram → texts that have it among their first
+        self._begins_with: dict[
+            int, array[int]
+        ] = {}  # trigram → (text, its size, trigrams left from here) of those that begin with it
         texts = [normalised(text) for text in known]
         counts = Counter(gram for text in dict.fromkeys(texts) for gram in grams(text))
         self._order = {gram: n for n, (gram, _) in enumerate(sorted(counts.items(), key=lambda item: (item[1], item[0])))}
@@ -50,19 +57,20 @@ class Texts:
         number = self._ids[text] = len(self._sets)
         found = self._numbers(text)
         self._sets.append(frozenset(found))
-        for gram in found[: _prefix(len(found), self._lowest)]:
-            self._begins_with.setdefault(gram, []).append(number)
+        for place, gram in enumerate(found[: _prefix(len(found), self._lowest)]):
+            self._begins_with.setdefault(gram, array("i")).extend((number, len(found), len(found) - place))
         return number
 
     def near(self, text: str, limit: float) -> list[int]:
         """Numbers of the texts that are the same, or whose similarity is above `limit`; not below `lowest`."""
         text = normalised(text)
         found = self._numbers(text)
-        own, candidates = set(found), set[int]()
-        for gram in found[: _prefix(len(found), limit)]:
-            candidates.update(self._begins_with.get(gram, ()))
-        same = self._ids.get(text)
-        return sorted(n for n in candidates if n == same or _jaccard(own, self._sets[n], limit) > limit)
+        size, own, same = len(found), set(found), self._ids.get(text)
+        candidates = {same} if same is not None else set()
+        for place, gram in enumerate(found[: _prefix(size, limit)]):
+            if gram in self._begins_with:
+                candidates.update(_possible(self._begins_with[gram], size, size - place, limit))
+        return sorted(n for n in candidates if n == same or _jaccard(own, self._sets[n]) > limit)
 
     def _numbers(self, text: str) -> list[int]:
         """Its trigrams by their place in the order; new ones come before all others, for they are rarest."""
@@ -98,9 +106,15 @@ def _prefix(size: int, limit: float) -> int:
     return size - math.ceil(limit * size - _ROUNDING) + 1
 
 
-def _jaccard(one: set[int], other: frozenset[int], limit: float) -> float:
-    small, large = sorted((len(one), len(other)))
-    if small < limit * large - _ROUNDING:
-        return 0.0  # cannot be above it
+def _possible(entries: "array[int]", size: int, left: int, limit: float) -> list[int]:
+    """Of the texts that share a trigram, after which `left` of `size` are left here, those that can still be similar enough."""
+    texts, sizes, lefts = np.frombuffer(entries, dtype=np.intc).reshape(-1, 3).T
+    needed = limit / (1 + limit) * (size + sizes) - _ROUNDING
+    fits = (np.minimum(lefts, left) >= needed) & (np.minimum(sizes, size) >= limit * np.maximum(sizes, size) - _ROUNDING)
+    found: list[int] = texts[fits].tolist()
+    return found
+
+
+def _jaccard(one: set[int], other: frozenset[int]) -> float:
     shared = len(one & other)
-    return shared / (small + large - shared)
+    return shared / (len(one) + len(other) - shared)

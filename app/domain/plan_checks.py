@@ -11,6 +11,7 @@ from app.domain.spec import JobSpec, Objective, Stage
 
 _DOCUMENTS = "documents"  # data.documents unless it is set
 _COMPARED = frozenset({"hidden", "qkv", "embedding"})  # of one sequence, so both must read the same ones
+_PROBABILITIES = ("single_label", "multi_label", "tokens")  # problems whose answers have a confidence
 Fault = InvalidRequest
 
 
@@ -214,6 +215,13 @@ def _augmentation(spec: JobSpec) -> Iterator[Fault]:
         if ((known := entry.get("problems")) and problem not in known) or ((fit := entry.get("tasks")) and spec.task not in fit):
             message = f"Augmentation '{made.type}' makes no rows for {spec.task} ({problem})."
             yield UnsupportedMethod(message, param=f"augmentation[{n}]", hint=f"It is for {_list(known or fit)}.")
+            continue
+        if made.params.get("min_confidence") is not None and problem not in _PROBABILITIES:
+            message = f"The teacher's answers to {problem} are no probabilities: none can be too low."
+            yield UnsupportedMethod(message, param=f"augmentation[{n}].min_confidence", hint="Leave it out.")
+        if made.params.get("keep_label") and problem not in entry.get("meant", ()):
+            message = f"Rows that '{made.type}' makes for {problem} have no label that they were made for."
+            yield UnsupportedMethod(message, param=f"augmentation[{n}].keep_label", hint="Leave it out.")
 
 
 def _calibration(plan: Planned) -> Iterator[Fault]:

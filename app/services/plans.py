@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from app.domain import catalog, ids, model_checks, plan_checks
 from app.domain.db import Session, Sessions, reading
-from app.domain.errors import DomainError, InvalidRequest, NotFound
+from app.domain.errors import DomainError, IncompatibleModels, InvalidRequest, NotFound
 from app.domain.model_checks import Models
 from app.domain.modelfiles import vocabulary_digest
 from app.domain.models import File
@@ -50,6 +50,7 @@ class _Cast:
     teacher: sources.Found | None
     ensemble: list[sources.Found | None]
     student: sources.Found | None
+    augmenters: list[sources.Found | None]  # one place for every block; None for one that names no model
 
     @property
     def whole(self) -> bool:
@@ -76,6 +77,7 @@ class Planner:
         plan.warnings += rows.warnings
         rows.labels = fitness.job_labels(cast.teacher.info if cast.teacher else None, spec, rows.labels)
         _check_models(spec, cast, rows, plan)
+        _check_augmenters(spec, cast, plan)
         if full is not None:
             _check_plan(spec, full, rows, cast, plan)
         if plan.errors or full is None or not cast.whole:
@@ -90,6 +92,8 @@ class Planner:
         }
         if cast.ensemble:
             plan.inputs["ensemble"] = [found.inputs for found in cast.ensemble if found]
+        if any(cast.augmenters):
+            plan.inputs["augmenters"] = [found.inputs if found else None for found in cast.augmenters]
         return plan
 
     def _files(self, spec: JobSpec, session: Session, plan: Plan) -> dict[str, File]:
@@ -123,6 +127,7 @@ class Planner:
             find("teacher", "teacher", spec.teacher.model_dump()),
             [find("teacher", f"teacher.ensemble[{n}]", m.model_dump()) for n, m in enumerate(spec.teacher.ensemble)],
             find("student", "student", spec.student.params),
+            [find("augmentation", f"augmentation[{n}]", block.params) for n, block in enumerate(spec.augmentation)],
         )
 
     def _device(self, spec: JobSpec, session: Session) -> str:
@@ -160,8 +165,7 @@ def _check_models(spec: JobSpec, cast: _Cast, rows: rowchecks.Rows, plan: Plan) 
             continue
         role = at.partition(".")[0]
         if found.info is None:
-            message = f"The {role} is fetched from the hub and looked at when the job starts."
-            plan.warnings.append({"code": "checked_later", "message": message, "param": f"{at}.model"})
+            plan.warnings.append(_checked_later(role, f"{at}.model"))
             continue
         try:
             fitness.is_encoder(found.info, role, at, spec)
@@ -170,6 +174,29 @@ def _check_models(spec: JobSpec, cast: _Cast, rows: rowchecks.Rows, plan: Plan) 
             fitness.length(found.info, role, spec)
         except DomainError as error:
             plan.errors.append(error)
+
+
+def _check_augmenters(spec: JobSpec, cast: _Cast, plan: Plan) -> None:
+    """The model that a block names must do what the augmenter asks of it: write, or guess words."""
+    for n, (block, found) in enumerate(zip(spec.augmentation, cast.augmenters, strict=True)):
+        wanted = tuple(catalog.room("augmenters").get(block.type, {}).get("architectures", ()))
+        if found is None or not wanted:
+            continue
+        param = f"augmentation[{n}].model"
+        if found.info is None:
+            plan.warnings.append(_checked_later("model", param))
+        elif not any(name.endswith(wanted) for name in found.info.architectures):
+            own = (found.info.architectures or [found.info.model_type])[0]
+            message = f"'{block.type}' needs a model whose architecture ends in {wanted[0]}; this is a {own}."
+            plan.errors.append(IncompatibleModels(message, param=param, hint="Name another model."))
+
+
+def _checked_later(role: str, param: str) -> dict[str, Any]:
+    return {
+        "code": "checked_later",
+        "message": f"The {role} is fetched from the hub and looked at when the job starts.",
+        "param": param,
+    }
 
 
 def _check_plan(spec: JobSpec, full: JobSpec, rows: rowchecks.Rows, cast: _Cast, plan: Plan) -> None:
@@ -220,6 +247,9 @@ def _pinned(full: JobSpec, cast: _Cast) -> dict[str, Any]:
             member["model"] = found.model
     if cast.student is not None:
         resolved["student"]["model"] = cast.student.model
+    for block, found in zip(resolved["augmentation"], cast.augmenters, strict=True):
+        if found is not None:
+            block["model"] = found.model
     return resolved
 
 

@@ -37,6 +37,7 @@ class Augmenter:
     name: ClassVar[str]
     makes: ClassVar[Literal["rows", "batches"]]
     problems: ClassVar[frozenset[str]]
+    architectures: ClassVar[tuple[str, ...]] = ()  # in which that of the model ends that a block names
 
     class Params(PluginParams):
         pass

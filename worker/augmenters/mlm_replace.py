@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from pydantic import Field
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoTokenizer
 
-from app.domain.errors import IncompatibleModels, InvalidRequest, UnsupportedMethod
+from app.domain.errors import IncompatibleModels, UnsupportedMethod
 from worker.augmenters.base import ModelParams, Record, Scene, Writer, alone
 from worker.lexicon import Lexicon, Neighbours, Sentence, sentences
 from worker.masked import Guesser, Place, has_head
@@ -44,26 +44,17 @@ class MlmReplace(Writer):
     name = "mlm_replace"
     problems: ClassVar[frozenset[str]] = frozenset({"single_label", "multi_label", "regression", "tokens", "embedding", "ranking"})
     meant: ClassVar[frozenset[str]] = frozenset({"single_label", "multi_label", "tokens"})
+    architectures: ClassVar[tuple[str, ...]] = ("ForMaskedLM",)
 
     class Params(ModelParams):
         factor: float = Field(default=4.0, gt=0, le=100, description="Changed copies per training row, at most.")
         share: float = Field(default=0.4, gt=0, le=1, description="Probability that a word changes.")
         candidates: int = Field(default=15, ge=1, le=200, description="Words among which its successor is drawn.")
         min_changed: int = Field(default=1, ge=1, le=100, description="Words that change at least; shorter texts give no copy.")
-        max_changed: int | None = Field(default=None, ge=1, le=1000, description="Words that change at most.")
+        max_changed: int | None = Field(default=None, ge=1, le=1000, description="Words that change at most, but for min_changed.")
         model: str | None = Field(
             default=None, min_length=1, max_length=200, description="A masked language model to ask. Default: see above."
         )
-
-    def __init__(self, **params: Any) -> None:
-        super().__init__(**params)
-        most = self.params.max_changed
-        if most is not None and most < self.params.min_changed:
-            raise InvalidRequest(
-                f"max_changed is {most}, less than min_changed {self.params.min_changed}.",
-                param="augmentation.max_changed",
-                hint="Raise it, or leave it out.",
-            )
 
     def write(self, records: Sequence[Record], scene: Scene) -> Iterator[Record]:
         words = _Words(scene, self.params.candidates)
@@ -93,8 +84,9 @@ class MlmReplace(Writer):
             chosen = [w for w in free[field] if chance.random() < self.params.share]
             if (missing := self.params.min_changed - len(chosen)) > 0:
                 chosen += chance.sample([w for w in free[field] if w not in chosen], missing)
-            if self.params.max_changed is not None and len(chosen) > self.params.max_changed:
-                chosen = chance.sample(chosen, self.params.max_changed)
+            if self.params.max_changed is not None:
+                most = max(self.params.max_changed, self.params.min_changed)
+                chosen = chance.sample(chosen, min(most, len(chosen)))
             yield _Copy(record, field, texts[field], {w: chance.random() for w in sorted(chosen)})
 
     @staticmethod
@@ -164,7 +156,7 @@ class _Words:
         if guessing is not None and self._tokenizer.mask_token_id is not None:
             self._guesser = Guesser(folder, self._tokenizer, self._lexicon, scene.device, scene.dtype)
         else:
-            model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+            model: Any = scene.head.load(folder)
             self._neighbours = Neighbours(model.get_input_embeddings().weight.detach(), self._lexicon)
 
     def sentence(self, value: str | list[str]) -> Sentence:

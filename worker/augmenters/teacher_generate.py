@@ -36,6 +36,7 @@ class TeacherGenerate(Writer):
         {"single_label", "multi_label", "regression", "tokens", "embedding", "ranking", "masked_lm"}
     )
     meant: ClassVar[frozenset[str]] = frozenset({"single_label"})
+    architectures: ClassVar[tuple[str, ...]] = ("ForCausalLM", "LMHeadModel")
 
     class Params(ModelParams):
         model: str = Field(min_length=1, max_length=200, description="The causal language model that writes.")
@@ -62,7 +63,7 @@ class TeacherGenerate(Writer):
             )
         if scene.model is None:
             raise InvalidRequest("No model was given to write texts.", param="augmentation.model", hint="Name one with 'model'.")
-        writer = LineWriter(scene.model, scene.device, scene.dtype, "augmentation.model")
+        writer = LineWriter(scene.model, scene.device, scene.dtype, self.architectures)
         form, pools = Form.of(scene.head.about), _pools(records, scene.head.about.problem)
         prompts = self._prompts(form, pools, records, scene, writer)
         for number in range(-(-round(self.params.factor * len(records)) * ATTEMPTS // self.params.batch_size)):

@@ -15,14 +15,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from app.domain.errors import InvalidRequest, UnsupportedMethod
 from worker import plugins
 from worker.answers.ensemble import Member
 from worker.augmenters.base import Record, Scene, Writer
 from worker.phases.base import Context
-from worker.phases.certainty import JUDGED, Certainty
+from worker.phases.certainty import Certainty
 from worker.similarity import Seen
 from worker.training.determinism import derived
 from worker.training.precision import device_of, model_dtype
@@ -34,7 +31,7 @@ def run(context: Context, members: Sequence[Member], low: float, high: float) ->
     """`members`: the teachers, whose rows are the prepared training rows; `low` to `high`: the stretch of the labelling phase."""
     with (context.output("prepared") / "train.jsonl").open(encoding="utf-8") as f:
         records: list[Record] = [json.loads(line) for line in f]
-    writers = _writers(context, members[0].head.about.problem)
+    writers = _writers(context)
     out, told = context.fresh("augmented"), []
     seen = Seen(
         [texts for record in records for texts in _texts(record, context.spec.task)],
@@ -54,45 +51,10 @@ def run(context: Context, members: Sequence[Member], low: float, high: float) ->
     (out / "augmentation.json").write_text(json.dumps({"rows": sum(t["kept"] for t in told), "augmenters": told}, sort_keys=True))
 
 
-def _writers(context: Context, problem: str) -> list[tuple[int, Writer]]:
+def _writers(context: Context) -> list[tuple[int, Writer]]:
     """(place in the spec, augmenter) of those that make rows."""
-    found = []
-    for n, block in enumerate(context.spec.augmentation):
-        at = f"augmentation[{n}]"
-        try:
-            made = plugins.get("augmenters", block.type)(**block.params)
-        except ValidationError as error:
-            raise InvalidRequest(
-                f"{at}: {error.errors()[0]['msg']}.", param=at, hint="GET /v1/catalog shows the schema."
-            ) from error
-        if problem not in made.problems:
-            raise UnsupportedMethod(
-                f"Augmentation '{block.type}' is not for {context.spec.task} ({problem}).",
-                param=at,
-                hint=f"It is for {', '.join(sorted(made.problems))}."
-                + (
-                    " A masked language model masks other words of the same texts in every epoch." if problem == "masked_lm" else ""
-                ),
-            )
-        if made.makes == "rows":
-            _check(made, problem, at)
-            found.append((n, made))
-    return found
-
-
-def _check(writer: Writer, problem: str, at: str) -> None:
-    if writer.params.min_confidence is not None and problem not in JUDGED:
-        raise UnsupportedMethod(
-            f"The teacher's answers to {problem} are no probabilities, so none can be too low.",
-            param=f"{at}.min_confidence",
-            hint="Leave it out.",
-        )
-    if writer.params.keep_label and problem not in writer.meant:
-        raise UnsupportedMethod(
-            f"New rows of '{writer.name}' have no label that they were made for ({problem}).",
-            param=f"{at}.keep_label",
-            hint="Leave it out.",
-        )
+    made = [(n, plugins.get("augmenters", block.type)(**block.params)) for n, block in enumerate(context.spec.augmentation)]
+    return [(n, augmenter) for n, augmenter in made if augmenter.makes == "rows"]
 
 
 def _scene(context: Context, members: Sequence[Member], n: int) -> Scene:

@@ -15,8 +15,6 @@ from worker.answers.ensemble import Answers, Member
 from worker.rows import by_length, collate
 from worker.signals import Wants
 
-JUDGED = frozenset({"single_label", "multi_label", "tokens"})  # problems whose answers are probabilities
-
 
 @dataclass(frozen=True)
 class Said:
