@@ -283,8 +283,19 @@ def infer(
         if raw or embed:
             out.print(json.dumps(answer if raw else answer["data"][0]["embedding"]), soft_wrap=True, markup=False)
             return
-        for score in answer["data"][0]["scores"]:
-            out.print(f"{score['score']:7.2%}  {escape(score['label'])}")
+        _show_answer(answer["data"][0])
+
+
+def _show_answer(found: dict[str, Any]) -> None:
+    """Labels by probability, entities in their order, or a number."""
+    for score in found.get("scores", []):
+        out.print(f"{score['score']:7.2%}  {escape(score['label'])}")
+    for entity in found.get("entities", []):
+        out.print(
+            f"{entity['score']:7.2%}  {escape(entity['label'])}  {escape(entity['text'])}  ({entity['start']}-{entity['end']})"
+        )
+    if "scores" not in found and "entities" not in found:
+        out.print(f"{found['score']:g}")
 
 
 @keys_app.command("create")

@@ -11,6 +11,7 @@ import secrets
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
@@ -36,6 +37,7 @@ def up(settings: Settings, host: str, port: int, workers: int, say: Callable[[st
     settings = settings.model_copy(update={"data_dir": settings.data_dir.resolve()})
     home = Installation(settings.data_dir)
     with home.exclusive():
+        settings = _with_plugins(settings)
         _check_exposure(host, bool(settings.bootstrap_key or home.key()))
         listener = _listen(host, port)
         url = f"http://{_shown(host)}:{listener.getsockname()[1]}"
@@ -64,6 +66,27 @@ def up(settings: Settings, host: str, port: int, workers: int, say: Callable[[st
             return _serve(app, listener, ready, stopping)
         finally:
             children.stop((asked or [time.monotonic()])[0] + STOP_SECONDS)
+
+
+def _with_plugins(settings: Settings) -> Settings:
+    """The catalogue written anew when the operator has plug-ins; in a process of its own, for it imports torch."""
+    if settings.plugins_dir is None or settings.catalog is not None:
+        return settings
+    target = settings.data_dir / "catalog.json"
+    command = [
+        sys.executable,
+        "-m",
+        "worker.catalog_export",
+        "--plugins",
+        str(settings.plugins_dir.resolve()),
+        "--out",
+        str(target),
+    ]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise OperatorError(f"The plug-ins in {settings.plugins_dir} cannot be read: {reason}", "Mend or remove the file.")
+    return settings.model_copy(update={"catalog": target})
 
 
 def compose(settings: Settings) -> FastAPI:

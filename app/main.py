@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from app.api import openapi, problems
 from app.api.limits import Limiter
 from app.api.v1 import api_keys, catalog, distillation, files, health, job_events, projects, registry, system
+from app.domain import catalog as plugins
 from app.domain.db import make_engine, make_sessions
 from app.domain.storage import BlobStore
 from app.services import keys
@@ -20,6 +21,8 @@ ROUTERS = (health, files, distillation, job_events, registry, catalog, api_keys,
 
 
 def create_app(settings: Settings) -> FastAPI:
+    if settings.catalog is not None:
+        plugins.use(settings.catalog)
     engine = make_engine(settings.database)
     sessions = make_sessions(engine)
 

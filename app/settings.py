@@ -43,6 +43,7 @@ class Settings(BaseSettings):
     threads: int = 0  # torch threads of a run child; 0: cores / slots
     teacher_cache_bytes: int = 20 * 2**30  # per project: teacher outputs and fitted teachers
     plugins_dir: Path | None = None  # operator's own plug-ins: objectives/, students/, … one file each
+    catalog: Path | None = None  # what they may be asked for: `python -m worker.catalog_export --plugins DIR --out FILE`
     hub_endpoint: str | None = None
     hub_offline: bool = False
     hub_max_bytes: int = 64 * 2**30  # of one model

@@ -39,43 +39,65 @@ def run(
     keep: bool = False,
 ) -> Outcome:
     """Expand, spawn, listen, read the report. `files`: training, validation, test; the work folder is removed unless to `keep`."""
-    data = {**spec["data"], **{f"{role}_file": new_id(FILE) for role in files}}
-    resolved = catalog.expand(JobSpec.model_validate({**spec, "data": data})).resolved()
     shutil.rmtree(workdir, ignore_errors=True)
     workdir.mkdir(parents=True)
+    request = _request(spec, files, threads, workdir=str(workdir), cache_dir=str(cache), teacher_dir=str(teacher))
+    request = request.model_copy(update={"student_dir": None if student is None else str(student)})
+    began = time.monotonic()
+    child, events = _spawn(request, workdir)
+    phases, error = _listen(events)
+    code = child.wait()
+    assert child.stdin is not None
+    child.stdin.close()
+    seconds = time.monotonic() - began
+    found = workdir / "evaluation" / "report.json"
+    report = json.loads(found.read_text()) if found.is_file() else {}
+    if code and error is None:
+        error = (workdir / "log").read_text()[-2000:]
+    if code == 0 and not keep:
+        shutil.rmtree(workdir, ignore_errors=True)
+    return Outcome(code, report.get("summary", {}), report, round(seconds, 1), phases, error)
+
+
+def _request(spec: dict[str, Any], files: dict[str, Path], threads: int, **folders: str) -> protocol.RunRequest:
+    data = {**spec["data"], **{f"{role}_file": new_id(FILE) for role in files}}
+    resolved = catalog.expand(JobSpec.model_validate({**spec, "data": data})).resolved()
     stable = json.loads(json.dumps(resolved))
     stable["data"] = {k: v for k, v in stable["data"].items() if not k.endswith("_file")}
-    request = protocol.RunRequest(
+    return protocol.RunRequest(
         job_id="djob_bench",
         attempt=1,
         spec=resolved,
         config_hash=config_hash(stable),
-        workdir=str(workdir),
-        cache_dir=str(cache),
         files={role: str(path) for role, path in files.items()},
         formats=dict.fromkeys(files, "jsonl"),
-        teacher_dir=str(teacher),
-        student_dir=None if student is None else str(student),
         device="cpu" if threads else "auto",
         threads=threads,
+        **folders,
     )
+
+
+def _spawn(request: protocol.RunRequest, workdir: Path) -> tuple["subprocess.Popen[bytes]", int]:
+    """The child with its request, and the descriptor that its events come from."""
     read_end, write_end = os.pipe()
     env = {"PATH": os.environ["PATH"], "HOME": str(workdir), "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    env |= {protocol.EVENT_FD_VARIABLE: str(write_end), "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
-    began = time.monotonic()
+    env |= {protocol.EVENT_FD_VARIABLE: str(write_end), "OMP_NUM_THREADS": str(request.threads), "OMP_WAIT_POLICY": "PASSIVE"}
     with (workdir / "log").open("wb") as log:
-        command = [sys.executable, "-m", "worker.run"]
-        child = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=log, stderr=log, pass_fds=(write_end,), env=env, cwd=workdir
-        )
+        options: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": log, "stderr": log, "pass_fds": (write_end,), "env": env}
+        child = subprocess.Popen([sys.executable, "-m", "worker.run"], cwd=workdir, **options)
     os.close(write_end)
     assert child.stdin is not None
     child.stdin.write(request.model_dump_json().encode() + b"\n")
     child.stdin.flush()
+    return child, read_end
+
+
+def _listen(descriptor: int) -> tuple[dict[str, float], str | None]:
+    """Seconds of every phase, and why the run failed."""
     entered: dict[str, float] = {}
     phases: dict[str, float] = {}
     error = None
-    with os.fdopen(read_end, "rb") as pipe:
+    with os.fdopen(descriptor, "rb") as pipe:
         for line in pipe:
             event = protocol.EVENT.validate_json(line)
             if isinstance(event, protocol.PhaseEvent):
@@ -86,13 +108,4 @@ def run(
                     phases[event.name] = round(now - entered[event.name], 1)
             elif isinstance(event, protocol.FailedEvent):
                 error = f"{event.code}: {event.message}"
-    code = child.wait()
-    child.stdin.close()
-    seconds = time.monotonic() - began
-    found = workdir / "evaluation" / "report.json"
-    report = json.loads(found.read_text()) if found.is_file() else {}
-    if code and error is None:
-        error = (workdir / "log").read_text()[-2000:]
-    if code == 0 and not keep:
-        shutil.rmtree(workdir, ignore_errors=True)
-    return Outcome(code, report.get("summary", {}), report, round(seconds, 1), phases, error)
+    return phases, error
