@@ -1,6 +1,6 @@
 """Weights in closed form: ridge regression for a linear map, and a LayerNorm fitted to what it should give.
 
-    min_{W,b} Σ_n ‖W x_n + b − y_n‖² + λ tr(XᵀX)/dim ‖W‖²        λ relative to the mean of the diagonal, so free of units
+    min_{W,b} Σ_n c_n ‖W x_n + b − y_n‖² + λ tr(XᵀCX)/dim ‖W‖²        λ relative to the mean of the diagonal, so free of units
 
 Shapes: N samples, X inputs, Y outputs, D width. Sums in float64.
 """
@@ -12,15 +12,21 @@ RIDGE = 1e-3
 CHUNK = 8192
 
 
-def ridge(given_NX: Tensor, wanted_NY: Tensor, relative: float = RIDGE) -> tuple[Tensor, Tensor]:
-    """W (Y, X) and b (Y,) of the regression above."""
-    x_mean, y_mean = given_NX.double().mean(0), wanted_NY.double().mean(0)
+def ridge(given_NX: Tensor, wanted_NY: Tensor, relative: float = RIDGE, counts_N: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """W (Y, X) and b (Y,) of the regression above; c = 1 where no counts are given."""
+    if counts_N is None:
+        x_mean, y_mean = given_NX.double().mean(0), wanted_NY.double().mean(0)
+        root_N1 = torch.ones(len(given_NX), 1, dtype=torch.float64)
+    else:
+        share_N = counts_N.double() / counts_N.sum()
+        x_mean, y_mean = share_N @ given_NX.double(), share_N @ wanted_NY.double()
+        root_N1 = counts_N.double().sqrt().unsqueeze(1)
     gram_XX = torch.zeros(given_NX.shape[1], given_NX.shape[1], dtype=torch.float64)
     cross_XY = torch.zeros(given_NX.shape[1], wanted_NY.shape[1], dtype=torch.float64)
-    for x, y in zip(torch.split(given_NX, CHUNK), torch.split(wanted_NY, CHUNK), strict=True):
-        centred = x.double() - x_mean
+    for x, y, root in zip(*(torch.split(t, CHUNK) for t in (given_NX, wanted_NY, root_N1)), strict=True):
+        centred = (x.double() - x_mean) * root
         gram_XX += centred.T @ centred
-        cross_XY += centred.T @ (y.double() - y_mean)
+        cross_XY += centred.T @ ((y.double() - y_mean) * root)
     diagonal = gram_XX.diagonal()
     diagonal += relative * diagonal.mean().clamp_min(1e-12)
     weight_XY = torch.linalg.solve(gram_XX, cross_XY)
