@@ -35,7 +35,7 @@ class Ranker(Recipe):
         batch_size: int = Field(default=16, ge=1, le=65536, description="Queries per optimiser step, each with its documents.")
         temperature: Scheduled = Field(default=1.0, validate_default=True, description="tau of both sides' scores, for ListNet.")
         list_weight: float = Field(default=1.0, ge=0, le=1e6, description="Weight of ListNet.")
-        margin_weight: float = Field(default=0.1, ge=0, le=1e6, description="Weight of MarginMSE, in squared scores.")
+        margin_weight: float = Field(default=0.05, ge=0, le=1e6, description="Weight of MarginMSE, in squared scores.")
         teacher_scale: float = Field(
             default=1.0, gt=0, description="Multiplies the teacher's margins: for scores of another range than the student's."
         )

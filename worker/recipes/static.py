@@ -1,4 +1,4 @@
-"""For students without layers: a table of token vectors wants a high learning rate and large batches."""
+"""For students without layers: a table of token vectors wants a high learning rate and many cheap epochs."""
 
 from pydantic import Field
 
@@ -26,5 +26,5 @@ class Static(Recipe):
 
     class Params(SoftParams):
         epochs: int = Field(default=20, ge=1, le=1000, description="Passes over the training rows.")
-        learning_rate: float = Field(default=1e-2, gt=0, description="Peak: far above a transformer's.")
-        batch_size: int = Field(default=128, ge=3, le=65536, description="Rows per optimiser step.")
+        learning_rate: float = Field(default=3e-3, gt=0, description="Peak: some ten times a transformer's.")
+        batch_size: int = Field(default=64, ge=3, le=65536, description="Rows per optimiser step.")
