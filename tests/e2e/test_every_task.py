@@ -18,9 +18,37 @@ SHORT = {"epochs": 3, "learning_rate": 3e-3, "batch_size": 16}
 RESPONSE = {"type": "response", **SHORT}
 
 
+# What an operator may add: one file in a folder with our rooms.
+OWN_OBJECTIVE = '''
+"""The gap between the two logits vectors."""
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from worker.objectives.base import Objective
+from worker.rows import Batch
+from worker.signals import Need, Signals
+
+
+class OwnGap(Objective):
+    """sum |z_S - z_T| / C. Source: this test."""
+
+    name = "own_gap"
+    needs: ClassVar[frozenset[Need]] = frozenset({"logits", "teacher"})
+
+    def __call__(self, student: Signals, teacher: Signals | None, batch: Batch, x: float) -> Tensor:
+        assert teacher is not None and student.logits_NC is not None and teacher.logits_NC is not None
+        return (student.logits_NC - teacher.logits_NC).abs().float().mean(-1).sum()
+'''
+
+
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with running(Cluster.embedded(tmp_path_factory.mktemp("tasks"))) as up:
+    folder = tmp_path_factory.mktemp("tasks")
+    (folder / "plugins" / "objectives").mkdir(parents=True)
+    (folder / "plugins" / "objectives" / "own_gap.py").write_text(OWN_OBJECTIVE)
+    with running(Cluster.embedded(folder, RETORT_PLUGINS_DIR=str(folder / "plugins"))) as up:
         make_tiny_teacher(up.folder / "models" / "tiny-teacher", layers=3)
         yield up
 
@@ -202,3 +230,13 @@ def test_the_second_job_asks_nobody(cluster: Cluster) -> None:
         assert (listed["labels"]["asked"] == 0) == bool(n)
         assert listed["teachers"]["teacher"].get("reused", False) == bool(n)
     assert times[1] <= times[0]
+
+
+def test_an_operators_own_objective(cluster: Cluster) -> None:
+    """One file in a folder on the plug-in path: it is in the catalogue, validates and trains."""
+    assert "sum |z_S - z_T|" in cluster.api.get("/v1/catalog").json()["objectives"]["own_gap"]["doc"]
+    stage = {"name": "own", "objectives": [{"type": "own_gap"}], **SHORT}
+    spec = {"task": "text-classification", "teacher": {**MODEL, "finetune": FIT}, "stages": [stage]}
+    done = job(cluster, "own", tasks.single, spec, {})
+    metrics = cluster.api.get(f"/v1/distillation/jobs/{done['id']}/metrics").json()["data"]
+    assert any("own_gap/loss" in entry["values"] for entry in metrics)
