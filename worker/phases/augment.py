@@ -88,11 +88,11 @@ class Sieve:
         rows = self._writer.write(self._records, scene)
         while (missing := self._wanted - self.counts["kept"]) > 0:
             self._context.stop()
-            chunk = list(islice(rows, min(CHUNK, max(16, missing))))
+            chunk = list(islice(rows, min(CHUNK, missing)))
             if not chunk:
                 return
             self.counts["written"] += len(chunk)
-            passed = self._certain([row for row in chunk if self._new(row)])[:missing]
+            passed = self._certain([row for row in chunk if self._new(row)])
             self.counts["kept"] += len(passed)
             yield from passed
             share = span[0] + (span[1] - span[0]) * self.counts["kept"] / self._wanted

@@ -272,7 +272,7 @@ def test_factor_caps_what_is_kept(job: Made, scripted: type[Scripted], texts: li
     scripted.script = script  # type: ignore[method-assign]
     rows, told = kept(job("single_label", texts, {"type": "scripted", "factor": 7.5, "max_similarity": 1}))
     assert len(rows) == told["rows"] == 300
-    assert drawn < 300 + augment.CHUNK
+    assert drawn == 300
 
 
 def test_several_augmenters_each_say_what_they_did(job: Made, writer: Path, texts: list[Record]) -> None:
