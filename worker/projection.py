@@ -3,9 +3,11 @@
 For columns P (E, D), either principal directions or a selection of axes, and h ≈ P Pᵀh + (I − P Pᵀ) μ with μ the mean state:
 
     a map that reads the state    W' = W P        b' = b + W (I − P Pᵀ) μ
-    a map that writes to it       W' = Pᵀ W       b' = Pᵀ (b + what the heads or neurons left out give on average)
-    tables                        T' = T P
-    LayerNorms                    fitted to Pᵀh (`least_squares.fit_norm`)
+    a map that writes to it       W' = Pᵀ W       b' such that the sum with the residual has mean zero
+    tables                        T' = T P, their sum of mean zero
+    LayerNorms                    fitted to Pᵀh, whose mean they add again (`least_squares.fit_norm`)
+
+Means must go before a norm: it divides by the spread of a state, of which the mean state would be the most.
 
 The head is solved for, as in `reconstruction`. Shapes: N tokens, E teacher width, D student width, F neurons, K numbers kept.
 Source: SliceGPT, arXiv 2401.15024, for the rotation; Wanda, arXiv 2306.11695, for the choice of axes.
@@ -56,6 +58,7 @@ def project(
     else:
         for source, table in zip(wide.tables, narrow.tables, strict=True):
             table.weight.copy_(source.weight @ basis_ED)
+        narrow.tables[-1].weight.sub_(seen.summed_ND.mean(0) @ basis_ED)
         fit_norm(narrow.embedding_norm, states[0] @ basis_ED)
     for n, i in enumerate(kept):
         place = _Place(states[i], seen.attended_ND[i], states[i + 1], basis_ED)
@@ -82,11 +85,10 @@ class _Place:
         lost_E = mean_E - self.basis_ED @ (self.basis_ED.T @ mean_E)
         return source.weight @ self.basis_ED, source.bias + source.weight @ lost_E
 
-    def write(self, source: nn.Linear, given_NF: Tensor, kept_FK: Tensor) -> tuple[Tensor, Tensor]:
-        """Pᵀ W K for inputs seen through K (F, K), and Pᵀ (b + W (I − K Kᵀ) mean input)."""
-        mean_F = given_NF.mean(0)
-        lost_F = mean_F - kept_FK @ (kept_FK.T @ mean_F)
-        return self.basis_ED.T @ source.weight @ kept_FK, self.basis_ED.T @ (source.bias + source.weight @ lost_F)
+    def write(self, source: nn.Linear, given_NF: Tensor, kept_FK: Tensor, residual_NE: Tensor) -> tuple[Tensor, Tensor]:
+        """Pᵀ W K for inputs seen through K (F, K), and the bias that leaves no mean of it and the residual Pᵀr."""
+        weight_DK = self.basis_ED.T @ source.weight @ kept_FK
+        return weight_DK, -weight_DK @ (kept_FK.T @ given_NF.mean(0)) - self.basis_ED.T @ residual_NE.mean(0)
 
 
 def _attention(wide: Layer, narrow: Layer, place: _Place, context_NE: Tensor, counts: tuple[int, int]) -> None:
@@ -95,7 +97,7 @@ def _attention(wide: Layer, narrow: Layer, place: _Place, context_NE: Tensor, co
         weight_ED, bias_E = place.read(getattr(wide, part), place.before_NE)
         slot = getattr(narrow, part)
         slot.weight[chosen.at], slot.bias[chosen.at] = chosen.maps[part].T @ weight_ED, chosen.maps[part].T @ bias_E
-    weight_DK, bias_D = place.write(wide.attention_out, context_NE, chosen.maps["value"])
+    weight_DK, bias_D = place.write(wide.attention_out, context_NE, chosen.maps["value"], place.before_NE)
     narrow.attention_out.weight[:, chosen.at] = weight_DK
     narrow.attention_out.bias.copy_(bias_D)
     fit_norm(narrow.attention_norm, place.attended_NE @ place.basis_ED)
@@ -108,7 +110,7 @@ def _feed_forward(wide: Layer, narrow: Layer, place: _Place) -> None:
     narrow.ffn_in.weight.copy_(weight_FD[chosen])
     narrow.ffn_in.bias.copy_(bias_F[chosen])
     kept_FK = torch.eye(raw_NF.shape[1])[:, chosen]
-    weight_DK, bias_D = place.write(wide.ffn_out, wide.activation(raw_NF), kept_FK)
+    weight_DK, bias_D = place.write(wide.ffn_out, wide.activation(raw_NF), kept_FK, place.attended_NE)
     narrow.ffn_out.weight.copy_(weight_DK)
     narrow.ffn_out.bias.copy_(bias_D)
     fit_norm(narrow.ffn_norm, place.after_NE @ place.basis_ED)

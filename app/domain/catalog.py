@@ -6,28 +6,17 @@ import math
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import jsonschema
 from pydantic import ValidationError
 
-from app.domain import recipes
-from app.domain.errors import InvalidRequest, MissingParameter, UnknownParameter, UnsupportedMethod
+from app.domain import recipes, student_checks
+from app.domain.errors import InvalidRequest, MissingParameter, UnknownParameter
 from app.domain.schedule import Schedule
 from app.domain.spec import JobSpec
 
 MAIN = "main"  # who teaches a stage unless it says otherwise: the job's own teacher
-
-
-class TeacherShape(Protocol):
-    """What of a model's config decides whether a student can be cut from it."""
-
-    @property
-    def num_layers(self) -> int | None: ...
-    @property
-    def hidden_size(self) -> int | None: ...
-    @property
-    def num_heads(self) -> int | None: ...
 
 
 _path = [Path(__file__).parent / "catalog.json"]
@@ -74,51 +63,10 @@ def expand(spec: JobSpec) -> JobSpec:
         raise InvalidRequest(message, param="recipe", hint="Change the recipe's parameters, or write the stages out.") from error
 
 
-def check_student(spec: JobSpec, teacher: TeacherShape) -> None:
-    """Raises when the student cannot be cut from this teacher: an impossible layer, a width that does not divide."""
-    if spec.student.init != "teacher_layers":
-        return
-    params = {**_defaults(load()["students"]["teacher_layers"]["schema"]), **spec.student.params}
-    depth, width, heads = teacher.num_layers, teacher.hidden_size, teacher.num_heads
-    if not depth or not width or not heads:
-        raise UnsupportedMethod(
-            "The teacher's config does not say its layers, width and heads.",
-            param="student.init",
-            hint="Use a BERT-like teacher, or student.init = pretrained.",
-        )
-    layers = params["layers"]
-    if isinstance(layers, int) and layers > depth:
-        raise InvalidRequest(
-            f"student.layers is {layers}, but the teacher has {depth} layers.", param="student.layers", hint=f"Choose 1 to {depth}."
-        )
-    if isinstance(layers, list) and layers != sorted(set(layers)):
-        raise InvalidRequest("student.layers must rise, each layer once.", param="student.layers", hint="Such as [0, 2, 5].")
-    if isinstance(layers, list) and (bad := [n for n in layers if n >= depth]):
-        raise InvalidRequest(
-            f"The teacher has no layer {bad[0]}; it has {depth}, counted from 0.",
-            param="student.layers",
-            hint=f"Choose from 0 to {depth - 1}.",
-        )
-    hidden = params.get("hidden_size") or width
-    if hidden > width:
-        raise InvalidRequest(
-            f"student.hidden_size is {hidden}, the teacher's is {width}: weights cannot be inherited into more.",
-            param="student.hidden_size",
-            hint=f"Choose at most {width}, or student.init = pretrained.",
-        )
-    head_size = width // heads
-    if not params.get("num_attention_heads") and hidden % head_size:
-        raise InvalidRequest(
-            f"student.hidden_size {hidden} is no multiple of the teacher's head size {head_size}.",
-            param="student.hidden_size",
-            hint=f"Choose {max(head_size, hidden // head_size * head_size)}, or give num_attention_heads.",
-        )
-    if params.get("num_attention_heads") and hidden % params["num_attention_heads"]:
-        raise InvalidRequest(
-            f"student.hidden_size {hidden} cannot be shared by {params['num_attention_heads']} heads.",
-            param="student.num_attention_heads",
-            hint="hidden_size must be a multiple of num_attention_heads.",
-        )
+def check_student(spec: JobSpec, teacher: student_checks.TeacherShape | None) -> None:
+    """Raises when the student cannot be made as asked; `teacher` is None while it is not known, as a model of the hub."""
+    entry = room("students")[spec.student.init]
+    _raise(student_checks.check(spec, {**_defaults(entry["schema"]), **spec.student.params}, teacher))
 
 
 def _raise(problems: list[InvalidRequest]) -> None:
