@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from worker.heads.base import Head
 from worker.plugins import PluginParams
 from worker.rows import Batch
-from worker.signals import Shape, Signals, Wants
+from worker.signals import Need, Shape, Signals, Wants
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ class Source(ABC):
     """Subclasses give `name`, `Params` and `signals`. `learns` names a module that is saved with every checkpoint."""
 
     name: ClassVar[str]
+    offers: ClassVar[frozenset[Need]] = frozenset()  # what it can say; empty: all
+    problems: ClassVar[frozenset[str]] = frozenset()  # kinds of targets that it can speak about; empty: all
 
     class Params(PluginParams):
         pass

@@ -22,6 +22,8 @@ class Mutual(Source):
     """
 
     name = "mutual"
+    offers = frozenset({"logits"})
+    problems = frozenset({"single_label", "tokens"})
 
     class Params(PluginParams):
         peers: int = Field(default=1, ge=1, le=4, description="How many learn beside the student; each costs as much as it.")
