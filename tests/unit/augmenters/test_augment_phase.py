@@ -149,7 +149,8 @@ def test_duplicates_go_as_comparing_every_row_says(
     def script(known: Sequence[Record]) -> Iterator[tuple[Record, dict[str, Any]]]:
         for n, parent in enumerate(known):
             words = parent["words"] if problem == "tokens" else parent[field].split(" ")
-            forms = [words, [w.upper() for w in words], [*words, "now"], words[::-1], [*words[:-1], "flight"], [f"new{n}", *words]]
+            back = [f"new{n}", *words[::-1]]
+            forms = [words, [w.upper() for w in words], [*words, "now"], back, [w.upper() for w in back], [*back, "now"]]
             for form in forms:
                 yield parent, {field: form if problem == "tokens" else " ".join(form)}
 
