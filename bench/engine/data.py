@@ -123,7 +123,7 @@ def _embedded(teacher: Path, texts: list[str], kept: Path) -> np.ndarray[Any, An
     import torch
     from transformers import AutoModel, AutoTokenizer
 
-    from worker.geometry import pooled
+    from worker.losses.geometry import pooled
 
     model, tokenizer = AutoModel.from_pretrained(teacher), AutoTokenizer.from_pretrained(teacher)
     order, found = sorted(range(len(texts)), key=lambda n: len(texts[n])), np.zeros((len(texts), 384), dtype=np.float32)

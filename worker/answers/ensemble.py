@@ -14,10 +14,10 @@ from transformers import PreTrainedModel
 
 from app.domain.errors import IncompatibleModels
 from worker import capture
+from worker.answers.cache import Kept
 from worker.heads.base import Head
 from worker.rows import Batch, Rows, by_length, collate
 from worker.signals import Signals, Wants
-from worker.answers.cache import Kept
 
 HALF_LIMIT = 3e4  # hidden states beyond this are kept in float32: float16 ends at 65,504
 

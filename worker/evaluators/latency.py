@@ -58,9 +58,7 @@ def measure(
     return {name: _figures(times[name], count[name], done) for name in subjects}
 
 
-def _batches(
-    subjects: Mapping[str, Subject], rows: int, budget: float, stop: Stop
-) -> dict[str, dict[int, list[Feed]]]:
+def _batches(subjects: Mapping[str, Subject], rows: int, budget: float, stop: Stop) -> dict[str, dict[int, list[Feed]]]:
     """The same rows for all subjects, spread over the test set; few enough for three rounds within the budget."""
     cost = 0.0
     for subject in subjects.values():

@@ -9,8 +9,8 @@ from transformers import AutoModel, PreTrainedModel
 
 from app.quality import Quality, evaluate
 from worker import capture
-from worker.geometry import pooled
 from worker.heads.base import Head, Outputs
+from worker.losses.geometry import pooled
 from worker.rows import NO_LABEL, Batch, Rows, has_label, tokenize
 from worker.signals import Signals, Wants
 

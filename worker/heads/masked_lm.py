@@ -11,8 +11,8 @@ from transformers import AutoModelForMaskedLM, PreTrainedModel
 from app.quality import Quality, evaluate
 from app.quality.masked_lm import score
 from worker import anatomy, capture
-from worker.geometry import pooled
 from worker.heads.base import Head, Outputs
+from worker.losses.geometry import pooled
 from worker.rows import Batch, Masking, Rows, tokenize
 from worker.signals import Signals, Wants
 

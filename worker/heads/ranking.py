@@ -12,8 +12,8 @@ from transformers import AutoModel, AutoModelForSequenceClassification, PreTrain
 
 from app.quality import Quality, evaluate
 from worker import capture
-from worker.geometry import pooled
 from worker.heads.base import About, Head, Outputs
+from worker.losses.geometry import pooled
 from worker.rows import Batch, Rows, has_label, tokenize
 from worker.signals import Signals, Wants
 

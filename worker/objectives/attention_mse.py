@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from worker.attention import scores
+from worker.losses.attention import scores
 from worker.objectives.base import LayerObjective, same_rows, wide
 from worker.rows import Batch
 from worker.signals import Need, Shape, Signals

@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from worker.geometry import cka, pooled
+from worker.losses.geometry import cka, pooled
 from worker.objectives.base import LayerObjective
 from worker.rows import Batch
 from worker.signals import Need, Signals

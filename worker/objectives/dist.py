@@ -5,7 +5,7 @@ from typing import ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from worker.geometry import pearson_distance
+from worker.losses.geometry import pearson_distance
 from worker.objectives.base import Objective, Temperature, both, log_softmax
 from worker.plugins import PluginParams
 from worker.rows import Batch

@@ -7,9 +7,9 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from app.domain.errors import InvalidRequest
-from worker.divergences import kl
-from worker.geometry import pooled
-from worker.likelihoods import binary_cross_entropy, cross_entropy
+from worker.losses.divergences import kl
+from worker.losses.geometry import pooled
+from worker.losses.likelihoods import binary_cross_entropy, cross_entropy
 from worker.objectives.base import Objective, Temperature, distributions, log_softmax, wide
 from worker.plugins import PluginParams
 from worker.rows import Batch

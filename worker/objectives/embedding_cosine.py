@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from worker.geometry import cosine_distance
+from worker.losses.geometry import cosine_distance
 from worker.objectives.base import Objective, both, wide
 from worker.rows import Batch
 from worker.signals import Need, Shape, Signals

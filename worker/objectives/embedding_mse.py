@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from worker.geometry import unit
+from worker.losses.geometry import unit
 from worker.objectives.base import Objective, both, wide
 from worker.plugins import PluginParams
 from worker.rows import Batch

@@ -5,7 +5,7 @@ from typing import ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from worker.likelihoods import binary_cross_entropy, cross_entropy
+from worker.losses.likelihoods import binary_cross_entropy, cross_entropy
 from worker.objectives.base import Objective, log_softmax, wide
 from worker.plugins import PluginParams
 from worker.rows import Batch

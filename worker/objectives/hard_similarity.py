@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from worker.geometry import cosine_distance
+from worker.losses.geometry import cosine_distance
 from worker.objectives.base import Objective, wide
 from worker.rows import Batch
 from worker.signals import Need, Signals

@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from worker.geometry import cosine_distance
+from worker.losses.geometry import cosine_distance
 from worker.objectives.base import LayerObjective
 from worker.rows import Batch
 from worker.signals import Need, Signals

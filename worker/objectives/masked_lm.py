@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from worker.likelihoods import cross_entropy
+from worker.losses.likelihoods import cross_entropy
 from worker.objectives.base import Objective, log_softmax
 from worker.rows import Batch
 from worker.signals import Need, Signals

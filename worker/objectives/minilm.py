@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from app.domain.errors import IncompatibleModels
-from worker.attention import relation_kl, scores
+from worker.losses.attention import relation_kl, scores
 from worker.objectives.base import Objective, same_rows, wide
 from worker.rows import Batch
 from worker.signals import Need, Shape, Signals, Wants

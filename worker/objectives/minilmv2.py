@@ -7,7 +7,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from app.domain.errors import IncompatibleModels, InvalidRequest
-from worker.attention import relation_kl, resplit, scores
+from worker.losses.attention import relation_kl, resplit, scores
 from worker.objectives.base import Objective, same_rows, wide
 from worker.plugins import PluginParams
 from worker.rows import Batch

@@ -6,7 +6,7 @@ from pydantic import Field
 from torch import Tensor
 
 from app.domain.errors import InvalidRequest
-from worker import divergences, temperatures
+from worker.losses import divergences, temperatures
 from worker.objectives.base import Objective, Temperature, both, distributions, log_softmax
 from worker.plugins import PluginParams
 from worker.rows import NO_LABEL, Batch

@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from worker.geometry import distances
+from worker.losses.geometry import distances
 from worker.objectives.base import Objective, both
 from worker.rows import Batch
 from worker.signals import Need, Signals

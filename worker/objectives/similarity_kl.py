@@ -6,8 +6,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from worker.divergences import kl
-from worker.geometry import unit
+from worker.losses.divergences import kl
+from worker.losses.geometry import unit
 from worker.objectives.base import Objective, Temperature, both, log_softmax
 from worker.plugins import PluginParams
 from worker.rows import Batch

@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from worker.geometry import unit
+from worker.losses.geometry import unit
 from worker.objectives.base import Objective, both
 from worker.rows import Batch
 from worker.signals import Need, Signals

@@ -9,9 +9,9 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 from app.domain.errors import InvalidRequest, UnsupportedMethod
 from worker import capture
-from worker.geometry import pooled
 from worker.heads.base import Head
 from worker.least_squares import ridge
+from worker.losses.geometry import pooled
 from worker.observation import leaving, sample
 from worker.rows import Batch
 from worker.signals import Wants

@@ -23,7 +23,7 @@ from tests.unit.objectives.made import (
     random,
     value_and_gradients,
 )
-from worker.geometry import angles, cka, cosine_distance, distances, pearson_distance, unit
+from worker.losses.geometry import angles, cka, cosine_distance, distances, pearson_distance, unit
 from worker.rows import Batch
 from worker.signals import Signals
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from app.domain.errors import IncompatibleModels, InvalidRequest
 from tests.unit.objectives.formulas import adaptive_head
-from worker import divergences
+from worker.losses import divergences
 from worker.objectives.base import distributions, log_softmax
 from worker.objectives.response import SPEAKS_OF, Response
 from worker.rows import NO_LABEL, Batch

@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, BertForSequenceClassification, PreTraine
 from app.domain.errors import LossDiverged, ObjectivesOutOfBalance, SilentObjective
 from app.domain.schedule import Schedule
 from tests.fixtures.tiny import make_rows, make_tiny_teacher
+from worker.answers.ensemble import blended
 from worker.heads.base import About
 from worker.heads.text_classification import TextClassification
 from worker.objectives.base import Objective
@@ -22,7 +23,6 @@ from worker.objectives.response import Response
 from worker.phases.base import StopRequested
 from worker.rows import Batch, Rows, order, tokenize
 from worker.signals import Shape, Signals, Wants
-from worker.answers.ensemble import blended
 from worker.teachers.base import Source
 from worker.teachers.ema import Ema
 from worker.teachers.main import Main

@@ -5,7 +5,7 @@ All take float32 or wider. Shapes: B sequences, T tokens, H heads, S numbers of 
 
 from torch import Tensor
 
-from worker.divergences import kl
+from worker.losses.divergences import kl
 
 _NEVER = -1e30
 
