@@ -22,7 +22,7 @@ PAGES = [
     *sorted((ROOT / "docs").rglob("*.md")),
     ROOT / "examples" / "support_intents" / "README.md",
 ]
-SERVED = {"/v1/classify", "/v1/embeddings", "/v1/rerank", "/v1/models"}  # by the data plane
+SERVED = {"/v1/classify", "/v1/embeddings", "/v1/rerank", "/v1/compare", "/v1/models"}  # by the data plane
 
 
 def test_the_errors_page_is_the_catalogue() -> None:
