@@ -7,9 +7,13 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+from transformers.utils import logging
 
 from bench.engine.data import DataSet
 from bench.peers.task import rows
+
+logging.set_verbosity_error()
+logging.disable_progress_bar()
 
 
 @torch.no_grad()

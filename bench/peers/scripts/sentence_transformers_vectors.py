@@ -13,6 +13,7 @@ from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimil
 from sentence_transformers.sentence_transformer.losses import EmbedDistillLoss, MSELoss
 from sentence_transformers.sentence_transformer.modules import Pooling
 from sklearn.decomposition import PCA
+from transformers import set_seed
 
 from bench.peers.task import Clock, Task, rows
 
@@ -22,6 +23,7 @@ def main() -> None:
     if task.threads:
         torch.set_num_threads(task.threads)
     device = "cpu" if task.threads or not torch.cuda.is_available() else "cuda"
+    set_seed(task.seed)
 
     with clock.part("load"):
         teacher = SentenceTransformer(task.teacher, device=device)

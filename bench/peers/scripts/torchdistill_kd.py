@@ -1,7 +1,7 @@
 """Classification with torchdistill: a DistillationBox with its KDLoss on the two classifiers, after its own example for GLUE.
 
 Its image models want torchvision, whose wheel for CUDA does not import beside a torch for the CPU. Nothing of torchvision is
-used for texts, so where it does not import, the three names that torchdistill asks for are stood in for.
+used for texts, so where it does not import, the names that torchdistill asks for are stood in for.
 """
 
 import logging
@@ -29,16 +29,16 @@ def stand_in_for_torchvision() -> None:
     except Exception:
         for name in [n for n in sys.modules if n.partition(".")[0] == "torchvision"]:
             del sys.modules[name]
-        names = {"densenet": ("_DenseBlock", "_Transition"), "resnet": ("BasicBlock", "conv1x1")}
-        root, models = ModuleType("torchvision"), ModuleType("torchvision.models")
-        sys.modules |= {"torchvision": root, "torchvision.models": models}
-        root.models = models  # type: ignore[attr-defined]
+        names = {"": (), ".datasets": (), ".models": (), ".models.densenet": ("_DenseBlock", "_Transition")}
+        names[".models.resnet"] = ("BasicBlock", "conv1x1")
         for part, wanted in names.items():
-            module = ModuleType(f"torchvision.models.{part}")
+            module = ModuleType(f"torchvision{part}")
             for name in wanted:
                 setattr(module, name, type(name, (nn.Module,), {}))
-            setattr(models, part, module)
             sys.modules[module.__name__] = module
+            parent, _, child = module.__name__.rpartition(".")
+            if parent:
+                setattr(sys.modules[parent], child, module)
 
 
 def main() -> None:
