@@ -12,7 +12,6 @@ from app.domain.errors import InvalidRequest, UnsupportedMethod
 from worker.anatomy import FAMILIES
 from worker.observation import influence, sample
 from worker.parts import PARTS, Part, part_of
-from worker.projection import project
 from worker.reconstruction import reconstruct
 from worker.rows import Batch
 from worker.students.base import Origin, StudentInit, StudentParams
@@ -102,12 +101,7 @@ class TeacherLayers(StudentInit):
             head = _inherit(teacher, student, kept)
         else:
             self.plan["width"] = self.params.width
-            batches = _batches(origin, config)
-            told = (
-                reconstruct(teacher, student, kept, batches)
-                if self.params.width == "reconstruct"
-                else project(teacher, student, kept, batches, self.params.width)
-            )
+            told = reconstruct(teacher, student, kept, _batches(origin, config), self.params.width)
             head = told.pop("head")
             self.plan |= told
         _undo(student, fresh, [part for part in PARTS if part not in self.params.keep])
