@@ -65,7 +65,8 @@ def transfer_head(
         strength_E = activated_RE.std(0, correction=0) * wide.final.weight.norm(dim=0)
         chosen = strength_E.topk(narrow.dense.out_features).indices.sort().values
         wanted_RE = leaving(teacher, wide.dense, batches)
-        solve(narrow.dense, entering(student, narrow.dense, batches), wanted_RE[:, chosen])
+        spread = float(state_ND.var(0, correction=0).mean())  # first tokens may hardly differ in a student far from its teacher
+        solve(narrow.dense, entering(student, narrow.dense, batches), wanted_RE[:, chosen], spread)
     solve(narrow.final, entering(student, narrow.final, batches), leaving(teacher, wide.final, batches))
     return True
 

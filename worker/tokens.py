@@ -12,13 +12,15 @@ from typing import Any
 
 from app.domain.errors import UnsupportedMethod
 
+_UNUSED = re.compile(r"\[unused\d+\]")  # places that BERT's vocabulary leaves free
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
-def used_by(described: dict[str, Any], used: set[int], always: set[int], *, all_characters: bool) -> list[int]:
-    """Old numbers of the tokens to keep, rising: `used`, `always`, added ones, and single characters or bytes.
+def used_by(described: dict[str, Any], used: set[int], always: set[int], *, all_characters: bool, common: int = 0) -> list[int]:
+    """Old numbers of the tokens to keep, rising: `used`, `always`, added ones, single characters or bytes, `common` more.
 
-    `all_characters`: every single character; otherwise those that the used tokens are made of.
+    `all_characters`: every single character; otherwise those that the used tokens are made of. `common` are the first that
+    are left: trainers of all three kinds number tokens by how often they occurred, or all but so.
     """
     names = token_names(described)
     model = described["model"]
@@ -30,6 +32,8 @@ def used_by(described: dict[str, Any], used: set[int], always: set[int], *, all_
         bare = name.removeprefix(prefix) if prefix else name
         if _BYTE.fullmatch(name) or (len(bare) == 1 and (everything or bare in own)):
             kept.add(number)
+    left = [number for number, name in sorted(names.items()) if number not in kept and not _UNUSED.fullmatch(name)]
+    kept.update(left[:common])
     if _kind(described) == "Unigram":
         scores = [score for _, score in model["vocab"]]
         kept.add(scores.index(min(scores)))

@@ -1,4 +1,4 @@
-"""A copy of a model that speaks fewer tokens: those that the job's rows use, special ones, and characters to spell the rest with.
+"""A copy of a model that speaks fewer tokens: those that the job's rows use, common ones, and characters to spell the rest with.
 
 Two thirds of a small encoder's bytes are its token table, of which a job uses a few thousand rows. The copy segments the
 job's own texts exactly as before (held against the rows themselves), so hidden states still align token by token:
@@ -35,6 +35,11 @@ _CHUNK = 1024
 class TrimVocabulary(PluginParams):
     min_count: int = Field(
         default=1, ge=1, description="Tokens that the rows use less often go too; above 1 some of the rows' own words are cut anew."
+    )
+    common: int = Field(
+        default=4000,
+        ge=0,
+        description="So many further tokens stay, the vocabulary's first: those of everyday words, which texts to come will use.",
     )
     characters: Literal["all", "corpus"] = Field(
         default="all",
@@ -81,7 +86,7 @@ def trim(
     if tokenizer.pad_token_id is not None:  # RoBERTa counts positions from the padding's number, which must stay
         always |= set(range(tokenizer.pad_token_id + 1))
     used = {token for token, n in counts.items() if n >= options.min_count}
-    kept = used_by(described, used, always, all_characters=options.characters == "all")
+    kept = used_by(described, used, always, all_characters=options.characters == "all", common=options.common)
     smaller = Tokenizer.from_str(json.dumps(fewer_tokens(described, kept)))
     _save(tokenizer, smaller, out)
     before = _shrink(load(folder), kept, out)

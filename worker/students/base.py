@@ -38,8 +38,8 @@ class StudentParams(PluginParams):
     )
     trim_vocabulary: bool | TrimVocabulary = Field(
         default=False,
-        description="Keep only the tokens that the job's rows use, special tokens, and single characters or bytes to spell "
-        "unseen words with. Most of a small student's bytes are its token table. true: as by default.",
+        description="Keep only the tokens that the job's rows use, the commonest others, and single characters or bytes to "
+        "spell unseen words with. Most of a small student's bytes are its token table. true: as by default.",
     )
 
 

@@ -99,7 +99,7 @@ def test_without_inheritance_it_is_untrained_and_the_same_for_a_seed(tmp_path: P
 
 def test_a_trimmed_vocabulary_is_its_own(tmp_path: Path) -> None:
     origin = make_origin(tmp_path, task="masked_lm")
-    init = Config(trim_vocabulary={"characters": "corpus"}, **SHAPE)
+    init = Config(trim_vocabulary={"characters": "corpus", "common": 0}, **SHAPE)
     student = init.build(origin)
     assert student.config.vocab_size == init.plan["vocabulary"]["after"] < init.plan["vocabulary"]["before"]
     assert _forward(origin, init, student).logits_NC.shape[1] == init.plan["vocabulary"]["after"]

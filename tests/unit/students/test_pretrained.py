@@ -41,7 +41,7 @@ def test_a_head_that_answers_the_task_already_is_kept(tmp_path: Path) -> None:
 def test_its_own_vocabulary_may_be_trimmed(tmp_path: Path) -> None:
     given = make_teacher(tmp_path / "given", "distilbert", "single_label")
     origin = replace(make_origin(tmp_path), student_dir=given)
-    init = Pretrained(model="given", trim_vocabulary={"characters": "corpus"})
+    init = Pretrained(model="given", trim_vocabulary={"characters": "corpus", "common": 0})
     student = init.build(origin)
     assert student.config.vocab_size == init.plan["vocabulary"]["after"] < init.plan["vocabulary"]["before"]
     assert init.tokenizer_dir(origin) == origin.scratch / "trimmed"

@@ -223,7 +223,7 @@ def test_a_trimmed_table_is_smaller_and_made_the_same_way_twice(tmp_path: Path) 
     found = []
     for _ in range(2):
         torch.manual_seed(1)
-        init = Static(hidden_size=16, trim_vocabulary={"characters": "corpus"})
+        init = Static(hidden_size=16, trim_vocabulary={"characters": "corpus", "common": 0})
         found.append(init.build(origin).state_dict())
     assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
     assert len(found[0]["static.embeddings.weight"]) == init.plan["vocabulary"]["after"] < init.plan["vocabulary"]["before"]

@@ -40,7 +40,9 @@ UNSEEN = ["quickly brown jumps", "telling a zebra", "savings", "my card"]
 def _trim(folder: Path, kind: str, corpus: list[Any] = CORPUS, **options: Any) -> tuple[dict[str, Any], Path, Path]:
     family, make = KINDS[kind]
     teacher = make_teacher(folder / "teacher", family, "single_label", make())
-    told = trimming.trim(teacher, folder / "out", head_of("single_label").load, corpus, UNSEEN, TrimVocabulary(**options))
+    told = trimming.trim(
+        teacher, folder / "out", head_of("single_label").load, corpus, UNSEEN, TrimVocabulary(**{"common": 0} | options)
+    )
     return told, teacher, folder / "out"
 
 
@@ -94,6 +96,16 @@ def test_a_byte_vocabulary_keeps_every_byte_whatever_is_asked(tmp_path: Path) ->
     ours = AutoTokenizer.from_pretrained(trimmed)
     assert ours.decode(ours("Ωß 漢字", add_special_tokens=False)["input_ids"]).strip() == "Ωß 漢字"
     assert told["same_segmentation"] is True
+
+
+def test_common_tokens_stay_in_the_vocabularys_order(tmp_path: Path) -> None:
+    few, whole, fewest = _trim(tmp_path, "wordpiece", characters="corpus")
+    more, _, trimmed = _trim(tmp_path / "more", "wordpiece", characters="corpus", common=7)
+    theirs, least, ours = (AutoTokenizer.from_pretrained(folder).get_vocab() for folder in (whole, fewest, trimmed))
+    left = [word for word in sorted(theirs, key=theirs.__getitem__) if word not in least]
+    assert ours.keys() - least.keys() == set(left[:7])
+    assert more["after"] == few["after"] + 7
+    assert more["same_segmentation"] is True
 
 
 def test_rare_tokens_may_go_too_and_the_report_says_that_rows_are_cut_anew(tmp_path: Path) -> None:
@@ -171,8 +183,9 @@ def _same_hidden_states(origin: Origin, init: TeacherLayers, student: Any) -> bo
 def test_hidden_states_still_align_token_by_token(tmp_path: Path, kind: str, task: str) -> None:
     family, make = KINDS[kind]
     origin = make_origin(tmp_path, family, task, tokenizer=make())
-    init = TeacherLayers(layers=4, trim_vocabulary=True)
+    init = TeacherLayers(layers=4, trim_vocabulary={"common": 0})
     student = init.build(origin)
+    assert init.plan["vocabulary"]["after"] < init.plan["vocabulary"]["before"] or kind == "wordpiece"
     assert init.plan["vocabulary"]["same_segmentation"] is True
     assert _same_hidden_states(origin, init, student)
     if task == "masked_lm":
@@ -185,7 +198,7 @@ def test_hidden_states_still_align_token_by_token(tmp_path: Path, kind: str, tas
 
 def test_a_narrower_student_may_be_trimmed_too(tmp_path: Path) -> None:
     origin = make_origin(tmp_path, "roberta", "masked_lm", tokenizer=byte_bpe_tokenizer())
-    init = TeacherLayers(layers=2, hidden_size=16, trim_vocabulary={"min_count": 2})
+    init = TeacherLayers(layers=2, hidden_size=16, trim_vocabulary={"min_count": 2, "common": 0})
     student = init.build(origin)
     assert student.get_input_embeddings().weight.shape == (init.plan["vocabulary"]["after"], 16)
     assert 0 < init.plan["variance_kept"] <= 1
