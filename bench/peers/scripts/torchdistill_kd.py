@@ -41,6 +41,46 @@ def stand_in_for_torchvision() -> None:
                 setattr(sys.modules[parent], child, module)
 
 
+def settings(task: Task, examples: int) -> dict[str, Any]:
+    """What its YAML files hold."""
+    steps = -(-examples // task.batch_size) * task.epochs
+    kd = {
+        "key": "KDLoss",
+        "kwargs": {
+            "student_module_path": "classifier",
+            "student_module_io": "output",
+            "teacher_module_path": "classifier",
+            "teacher_module_io": "output",
+            "temperature": task.temperature,
+            "alpha": 1 - task.soft_weight,  # of the labels, here
+        },
+    }
+
+    def loader(name: str, sampler: Any, batch_size: int) -> dict[str, Any]:
+        found = {"dataset_id": name, "sampler": {"class_or_func": sampler}, "collate_fn": "pad", "requires_supp": False}
+        return {**found, "kwargs": {"batch_size": batch_size}}
+
+    side = {"forward_proc": "forward_batch_only_as_kwargs", "forward_hook": {"output": ["classifier"]}}
+    return {
+        "num_epochs": task.epochs,
+        "train_data_loader": loader("train", RandomSampler, task.batch_size),
+        "val_data_loader": loader("validation", SequentialSampler, 64),
+        "teacher": {**side, "requires_grad": False},
+        "student": side,
+        "optimizer": {
+            "key": "AdamW",
+            "kwargs": {"lr": task.learning_rate, "weight_decay": task.weight_decay, "fused": True},
+            "max_grad_norm": task.max_grad_norm,
+        },
+        "scheduler": {
+            "key": "get_cosine_schedule_with_warmup",
+            "kwargs": {"num_warmup_steps": round(steps * task.warmup_ratio), "num_training_steps": steps},
+            "scheduling_step": 1,
+        },
+        "criterion": {"key": "WeightedSumLoss", "kwargs": {"sub_terms": {"kd": {"criterion": kd, "weight": 1.0}}}},
+    }
+
+
 def main() -> None:
     task, clock = Task.given(), Clock()
     if task.threads:
@@ -70,61 +110,7 @@ def main() -> None:
 
         data = {"train": tokenized(task.train), "validation": tokenized(task.validation)}
         register_collate_func(key="pad")(lambda batch: pad(batch))
-        steps = -(-len(data["train"]) // task.batch_size) * task.epochs
-        config = {
-            "num_epochs": task.epochs,
-            "train_data_loader": {
-                "dataset_id": "train",
-                "sampler": {"class_or_func": RandomSampler},
-                "collate_fn": "pad",
-                "requires_supp": False,
-                "kwargs": {"batch_size": task.batch_size},
-            },
-            "val_data_loader": {
-                "dataset_id": "validation",
-                "sampler": {"class_or_func": SequentialSampler},
-                "collate_fn": "pad",
-                "requires_supp": False,
-                "kwargs": {"batch_size": 64},
-            },
-            "teacher": {
-                "forward_proc": "forward_batch_only_as_kwargs",
-                "forward_hook": {"output": ["classifier"]},
-                "requires_grad": False,
-            },
-            "student": {"forward_proc": "forward_batch_only_as_kwargs", "forward_hook": {"output": ["classifier"]}},
-            "optimizer": {
-                "key": "AdamW",
-                "kwargs": {"lr": task.learning_rate, "weight_decay": task.weight_decay, "fused": True},
-                "max_grad_norm": task.max_grad_norm,
-            },
-            "scheduler": {
-                "key": "get_cosine_schedule_with_warmup",
-                "kwargs": {"num_warmup_steps": round(steps * task.warmup_ratio), "num_training_steps": steps},
-                "scheduling_step": 1,
-            },
-            "criterion": {
-                "key": "WeightedSumLoss",
-                "kwargs": {
-                    "sub_terms": {
-                        "kd": {
-                            "criterion": {
-                                "key": "KDLoss",
-                                "kwargs": {
-                                    "student_module_path": "classifier",
-                                    "student_module_io": "output",
-                                    "teacher_module_path": "classifier",
-                                    "teacher_module_io": "output",
-                                    "temperature": task.temperature,
-                                    "alpha": 1 - task.soft_weight,  # of the labels, here
-                                },
-                            },
-                            "weight": 1.0,
-                        }
-                    }
-                },
-            },
-        }
+        config = settings(task, len(data["train"]))
 
     with clock.part("train"):
         box = get_distillation_box(teacher, student, data, config, device, None, False, 1)

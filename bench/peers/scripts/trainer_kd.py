@@ -58,6 +58,30 @@ def teacher_logits(teacher: Any, texts: list[str], folder: str, max_length: int,
     return found
 
 
+def settings(task: Task, device: str) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=f"{task.out}/trainer",
+        num_train_epochs=task.epochs,
+        per_device_train_batch_size=task.batch_size,
+        per_device_eval_batch_size=64,
+        learning_rate=task.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=task.warmup_ratio,  # below 1: a share of all steps
+        weight_decay=task.weight_decay,
+        max_grad_norm=task.max_grad_norm,
+        optim="adamw_torch_fused",
+        train_sampling_strategy="group_by_length",
+        seed=task.seed,
+        eval_strategy="epoch",
+        save_strategy="no",
+        logging_strategy="epoch",
+        report_to="none",
+        remove_unused_columns=False,
+        use_cpu=device == "cpu",
+        disable_tqdm=True,
+    )
+
+
 def main() -> None:
     task, clock = Task.given(), Clock()
     if task.threads:
@@ -86,27 +110,7 @@ def main() -> None:
             train = train.add_column("teacher_logits", teacher_logits(teacher, texts, task.teacher, task.max_length, device))
 
     with clock.part("train"):
-        arguments = TrainingArguments(
-            output_dir=f"{task.out}/trainer",
-            num_train_epochs=task.epochs,
-            per_device_train_batch_size=task.batch_size,
-            per_device_eval_batch_size=64,
-            learning_rate=task.learning_rate,
-            lr_scheduler_type="cosine",
-            warmup_steps=task.warmup_ratio,  # below 1: a share of all steps
-            weight_decay=task.weight_decay,
-            max_grad_norm=task.max_grad_norm,
-            optim="adamw_torch_fused",
-            train_sampling_strategy="group_by_length",
-            seed=task.seed,
-            eval_strategy="epoch",
-            save_strategy="no",
-            logging_strategy="epoch",
-            report_to="none",
-            remove_unused_columns=False,
-            use_cpu=device == "cpu",
-            disable_tqdm=True,
-        )
+        arguments = settings(task, device)
         trainer = DistillationTrainer(
             student,
             arguments,
