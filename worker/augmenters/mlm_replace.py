@@ -10,8 +10,8 @@ from transformers import AutoTokenizer
 
 from app.domain.errors import IncompatibleModels, UnsupportedMethod
 from worker.augmenters.base import ModelParams, Record, Scene, Writer, alone
-from worker.lexicon import Lexicon, Neighbours, Sentence, sentences
-from worker.masked import Guesser, Place, has_head
+from worker.writing.lexicon import Lexicon, Neighbours, Sentence, sentences
+from worker.writing.masked import Guesser, Place, has_head
 
 CHUNK = 64  # records whose words are looked up together
 

@@ -8,8 +8,8 @@ from pydantic import Field
 
 from app.domain.errors import InvalidRequest
 from worker.augmenters.base import ModelParams, Record, Scene, Writer, alone
-from worker.fewshot import Form
-from worker.sampling import LineWriter
+from worker.writing.fewshot import Form
+from worker.writing.sampling import LineWriter
 
 ATTEMPTS = 3  # texts written at most per row that is wanted: some are duplicates, on some the teacher is unsure
 

@@ -20,12 +20,10 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 
 from app.domain.errors import IncompatibleModels
 from app.quality import Quality
-from worker import (
-    capture,
-    static_model,  # noqa: F401  makes transformers' Auto classes know it, wherever models are loaded
-)
+from worker import capture
 from worker.rows import Batch, Rows, by_length, collate
 from worker.signals import Need, Shape, Signals, Wants
+from worker.surgery import static_model  # noqa: F401  makes transformers' Auto classes know it, wherever models are loaded
 
 
 @dataclass(frozen=True)

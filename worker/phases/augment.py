@@ -3,7 +3,7 @@
 augmented/   train.jsonl   what is kept: prepared records with "label": null and "source": {"augmenter", "parent"}
              augmentation.json   {"rows", "augmenters": [{"type", "written", "duplicates", "unsure", "relabelled", "kept"}]}
 
-Every row that an augmenter writes is compared with the training rows and with the new rows before it (`worker/similarity.py`);
+Every row that an augmenter writes is compared with the training rows and the new rows before it (`worker/writing/similarity.py`);
 what is left may be shown to the teacher, who has to be certain enough. An augmenter ends when it has `factor` rows for each
 training row, or when it has no more to write. One that makes batches has nothing to do here.
 """
@@ -20,9 +20,9 @@ from worker.answers.ensemble import Member
 from worker.augmenters.base import Record, Scene, Writer
 from worker.phases.base import Context
 from worker.phases.certainty import Certainty
-from worker.similarity import Seen
 from worker.training.determinism import derived
 from worker.training.precision import device_of, model_dtype
+from worker.writing.similarity import Seen
 
 CHUNK = 256  # rows sieved at once
 

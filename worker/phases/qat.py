@@ -12,8 +12,9 @@ import torch
 from transformers import PreTrainedModel
 
 from app.domain.schedule import Schedule
-from worker import fakequant, plugins
+from worker import plugins
 from worker.heads.base import Head, Outputs
+from worker.int8 import fakequant
 from worker.objectives.base import Objective
 from worker.phases import label, runs
 from worker.phases.base import Context

@@ -14,11 +14,11 @@ from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from app.domain.spec import Stage
-from worker import adapters
 from worker.heads.base import Outputs
 from worker.phases import label, runs, stages
 from worker.phases.base import Context
 from worker.rows import Rows
+from worker.surgery import adapters
 from worker.training.determinism import seed_everything
 from worker.training.loop import Lessons, fit
 from worker.training.plan import Outcome

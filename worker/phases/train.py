@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from app.domain.schedule import Schedule
-from worker import adapters, plugins
+from worker import plugins
 from worker.heads.base import Head
 from worker.objectives.base import Objective
 from worker.phases import runs, search, stages
@@ -16,6 +16,7 @@ from worker.phases.base import Context
 from worker.phases.teaching import Taught
 from worker.rows import Rows
 from worker.run.faults import Failpoint, hit
+from worker.surgery import adapters
 from worker.training.determinism import seed_everything
 from worker.training.loop import Lessons, fit
 

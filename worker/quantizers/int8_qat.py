@@ -13,7 +13,7 @@ from worker.quantizers.base import Calibration, Quantizer, QuantReport
 class Int8Qat(Quantizer):
     """The arithmetic of int8_dynamic with row scales, for a student that was taught under exactly that arithmetic.
 
-    Training: `worker/fakequant.py` makes the student compute with rounded weights and activations; gradients pass the
+    Training: `worker/int8/fakequant.py` makes the student compute with rounded weights and activations; gradients pass the
     rounding as if it were not there (straight-through). From its float self on, the student learns
     L = tau² KL(p ‖ q_int8),  p = w p_teacher + (1 - w) p_float,  w = `teacher_weight` (other tasks: their own soft loss).
     The float weights are what is kept.

@@ -9,11 +9,11 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 from transformers import PreTrainedModel
 
-from worker import trimming
 from worker.heads.base import Head
-from worker.parts import Part, frozen_patterns
 from worker.plugins import PluginParams
-from worker.trimming import TrimVocabulary
+from worker.surgery import trimming
+from worker.surgery.parts import Part, frozen_patterns
+from worker.surgery.trimming import TrimVocabulary
 
 
 @dataclass(frozen=True)

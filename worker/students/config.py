@@ -9,9 +9,9 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
 from app.domain.errors import UnsupportedMethod
 from worker import anatomy
-from worker.basis import principal
-from worker.observation import sample
 from worker.students.base import Origin, StudentInit, StudentParams
+from worker.surgery.basis import principal
+from worker.surgery.observation import sample
 
 _OFFSET = ("roberta", "xlm-roberta", "camembert", "mpnet")  # count positions from behind the padding's number
 _TABLES = ("word_embeddings", "position_embeddings", "token_type_embeddings")

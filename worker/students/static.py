@@ -10,13 +10,13 @@ from transformers import AutoTokenizer, PreTrainedModel
 from app.domain.errors import InvalidRequest, UnsupportedMethod
 from worker import capture
 from worker.heads.base import Head
-from worker.least_squares import ridge
 from worker.losses.geometry import pooled
-from worker.observation import leaving, sample
 from worker.rows import Batch
 from worker.signals import Wants
-from worker.static_model import StaticConfig
 from worker.students.base import Origin, StudentInit, StudentParams
+from worker.surgery.least_squares import ridge
+from worker.surgery.observation import leaving, sample
+from worker.surgery.static_model import StaticConfig
 
 _WIDTH = 256
 _CHUNK = 1024
@@ -24,7 +24,7 @@ _PRIOR = 1e-3  # of a mean count, given to tokens that the rows do not use
 
 
 class Static(StudentInit):
-    """One vector per token, a weighted mean over the text, a small residual layer: see `worker/static_model.py`.
+    """One vector per token, a weighted mean over the text, a small residual layer: see `worker/surgery/static_model.py`.
 
     e_t = Pᵀ (v_t − μ), v_t the mean of the teacher's last states over [CLS] t [SEP]; P (E, D) the directions of most variance
     and μ the mean, both over tokens as often as the job's rows use them. Weights exp(a · e_t): with `weighting` frequency, a

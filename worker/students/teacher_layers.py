@@ -10,11 +10,11 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 from app.domain.errors import InvalidRequest, UnsupportedMethod
 from worker.anatomy import FAMILIES
-from worker.observation import influence, sample
-from worker.parts import PARTS, Part, part_of
-from worker.reconstruction import reconstruct
 from worker.rows import Batch
 from worker.students.base import Origin, StudentInit, StudentParams
+from worker.surgery.observation import influence, sample
+from worker.surgery.parts import PARTS, Part, part_of
+from worker.surgery.reconstruction import reconstruct
 
 Choice = Literal["uniform", "first", "last", "first_last", "skip", "block_influence"]
 
@@ -28,7 +28,7 @@ class TeacherLayers(StudentInit):
     At full width every kept weight is inherited as it is. A narrower `hidden_size` D keeps the D directions in which the
     teacher's states vary most, a narrower `intermediate_size` its most important neurons, fewer heads those that move the
     stream most; the remaining weights are solved for, layer by layer, so that on the job's own texts the student's states
-    are the teacher's, seen along those directions: see `worker/reconstruction.py`. The head is inherited likewise where
+    are the teacher's, seen along those directions: see `worker/surgery/reconstruction.py`. The head is inherited likewise where
     teacher and student have the same kind.
     Sources: layer choice, Patient KD arXiv 1908.09355, DistilBERT arXiv 1910.01108 and ShortGPT arXiv 2403.03853; principal
     directions, SliceGPT arXiv 2401.15024; least-squares repair, ThiNet arXiv 1707.06342.

@@ -7,7 +7,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from tests.fixtures.tiny import FILLERS, INTENTS, make_tokenizer
-from worker.lexicon import Lexicon, Neighbours, sentences
+from worker.writing.lexicon import Lexicon, Neighbours, sentences
 
 
 def metaspace() -> PreTrainedTokenizerFast:

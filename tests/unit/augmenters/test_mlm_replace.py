@@ -14,7 +14,7 @@ from app.domain.errors import IncompatibleModels
 from tests.unit.augmenters.conftest import Record, records_of
 from worker.augmenters.base import Scene
 from worker.augmenters.mlm_replace import MlmReplace
-from worker.lexicon import Lexicon
+from worker.writing.lexicon import Lexicon
 
 Scenes = Callable[..., Scene]
 CHANGED = {"single_label": ("text",), "pairs": ("text", "text_b"), "multi_label": ("text",), "regression": ("text",)}

@@ -5,7 +5,7 @@ from functools import cache
 
 import pytest
 
-from worker.similarity import Seen, Texts, normalised
+from worker.writing.similarity import Seen, Texts, normalised
 
 WORDS = ["where", "is", "my", "card", "lost", "stolen", "i", "want", "to", "know", "the", "balance", "of", "a", "late", "parcel"]
 

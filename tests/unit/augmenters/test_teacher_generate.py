@@ -15,8 +15,8 @@ from app.domain.errors import IncompatibleModels, InvalidRequest
 from tests.unit.augmenters.conftest import LABELS, PROBLEMS, Record, about_of, records_of
 from worker.augmenters.base import Scene
 from worker.augmenters.teacher_generate import TeacherGenerate
-from worker.fewshot import GIVEN_CHARACTERS, Form
-from worker.sampling import LineWriter
+from worker.writing.fewshot import GIVEN_CHARACTERS, Form
+from worker.writing.sampling import LineWriter
 
 Scenes = Callable[..., Scene]
 STORIES = Path(__file__).parents[4] / "shared" / "models" / "stories260K"

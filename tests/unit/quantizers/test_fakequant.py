@@ -10,8 +10,8 @@ from torch import nn
 from transformers import DistilBertConfig, RobertaConfig
 
 from tests.unit.quantizers.graphs import batches, calibration, head_of, write_encoder
-from worker.fakequant import FakeQuantEmbedding, FakeQuantLinear, remove_fake_quant, with_fake_quant
 from worker.int8.error import answers, real_rows
+from worker.int8.fakequant import FakeQuantEmbedding, FakeQuantLinear, remove_fake_quant, with_fake_quant
 from worker.int8.params import MatrixParams
 from worker.quantizers.int8_qat import Int8Qat
 

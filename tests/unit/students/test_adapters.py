@@ -14,9 +14,10 @@ from transformers import AutoTokenizer, PreTrainedModel
 from app.domain.errors import InvalidRequest
 from app.domain.spec import Adapter
 from tests.fixtures.encoders import MAX_LENGTH, head_of, make_records, make_teacher
-from worker import adapters, capture
+from worker import capture
 from worker.rows import Batch, collate
 from worker.signals import Wants
+from worker.surgery import adapters
 
 
 def _batch(folder: Path, task: str = "single_label") -> Batch:

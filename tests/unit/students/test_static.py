@@ -17,9 +17,9 @@ from worker.evaluators.base import feeds, open_session
 from worker.exporters.onnx import Onnx
 from worker.rows import collate
 from worker.signals import Wants
-from worker.static_model import StaticConfig, StaticForSequenceClassification, StaticModel
 from worker.students.base import Origin
 from worker.students.static import Static
+from worker.surgery.static_model import StaticConfig, StaticForSequenceClassification, StaticModel
 from worker.training.vocabulary import CompactVocabulary
 
 WORKS = ("single_label", "multi_label", "regression", "embedding", "bi_encoder")

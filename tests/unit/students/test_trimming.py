@@ -22,11 +22,11 @@ from tests.fixtures.encoders import (
     unigram_tokenizer,
 )
 from tests.fixtures.tiny import make_tokenizer
-from worker import trimming
 from worker.rows import collate
 from worker.students.base import Origin
 from worker.students.teacher_layers import TeacherLayers
-from worker.trimming import TrimVocabulary
+from worker.surgery import trimming
+from worker.surgery.trimming import TrimVocabulary
 
 KINDS: dict[str, tuple[str, Callable[[], PreTrainedTokenizerFast]]] = {
     "wordpiece": ("bert", make_tokenizer),

@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForMaskedLM, PreTrainedModel
 
 from worker import anatomy
-from worker.lexicon import Lexicon, Sentence
+from worker.writing.lexicon import Lexicon, Sentence
 
 PLACES = 64  # asked about in one pass
 Place = tuple[Sentence, int]  # a word of a sentence

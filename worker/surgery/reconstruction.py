@@ -7,11 +7,11 @@ the steps before it gave:
 2. queries, keys, values: from the student's states to the teacher's own, of its most important heads
 3. attention output, feed-forward in (most important neurons) and out
 4. LayerNorms: shift β = mean of the target, scale γ = regression of the target on its normalised self
-5. head: `worker/head_transfer.py`
+5. head: `worker/surgery/head_transfer.py`
 
 Every linear map on the way, x its inputs in the student and y what it should give, comes by one of
 
-    reconstruct    P of most variance,   W, b = ridge regression of y on x (`worker/least_squares.py`): corrects what the steps
+    reconstruct    P of most variance,   W, b = ridge regression of y on x (`surgery/least_squares.py`): corrects what the steps
                    before it lost, a skipped layer included
     projection     P of most variance,   W = the teacher's map seen along P, b = ȳ − W x̄
     importance     P a selection of axes, W and b likewise: rows and columns of the teacher's own matrices
@@ -29,13 +29,13 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from worker import selection
 from worker.anatomy import Anatomy, Layer, of
-from worker.basis import important, principal
-from worker.head_transfer import transfer_head
-from worker.least_squares import fit_norm, normalised, ridge
-from worker.observation import entering, watch
 from worker.rows import Batch
+from worker.surgery import selection
+from worker.surgery.basis import important, principal
+from worker.surgery.head_transfer import transfer_head
+from worker.surgery.least_squares import fit_norm, normalised, ridge
+from worker.surgery.observation import entering, watch
 
 Method = Literal["reconstruct", "projection", "importance"]
 # (inputs NX, wanted outputs NY, the teacher's map seen along P: YX) → weight YX and bias Y

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from worker.anatomy import of
-from worker.least_squares import fit_norm, solve
-from worker.observation import entering, leaving
 from worker.rows import Batch
+from worker.surgery.least_squares import fit_norm, solve
+from worker.surgery.observation import entering, leaving
 
 _LINEAR = 4.0  # standard deviations above zero, where gelu(u) = u to 1e-4 and relu(u) = u
 _RIDGE = 1e-4
@@ -65,8 +65,7 @@ def transfer_head(
         strength_E = activated_RE.std(0, correction=0) * wide.final.weight.norm(dim=0)
         chosen = strength_E.topk(narrow.dense.out_features).indices.sort().values
         wanted_RE = leaving(teacher, wide.dense, batches)
-        spread = float(state_ND.var(0, correction=0).mean())  # first tokens may hardly differ in a student far from its teacher
-        solve(narrow.dense, entering(student, narrow.dense, batches), wanted_RE[:, chosen], spread)
+        solve(narrow.dense, entering(student, narrow.dense, batches), wanted_RE[:, chosen])
     solve(narrow.final, entering(student, narrow.final, batches), leaving(teacher, wide.final, batches))
     return True
 

@@ -12,14 +12,8 @@ RIDGE = 1e-3
 CHUNK = 8192
 
 
-def ridge(
-    given_NX: Tensor, wanted_NY: Tensor, relative: float = RIDGE, counts_N: Tensor | None = None, spread: float = 0.0
-) -> tuple[Tensor, Tensor]:
-    """W (Y, X) and b (Y,) of the regression above; c = 1 where no counts are given.
-
-    `spread`: the variance that such inputs are known to have elsewhere. λ is relative to no less, so that inputs which all
-    but agree here get no weights so large that training could not hold them.
-    """
+def ridge(given_NX: Tensor, wanted_NY: Tensor, relative: float = RIDGE, counts_N: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """W (Y, X) and b (Y,) of the regression above; c = 1 where no counts are given."""
     if counts_N is None:
         x_mean, y_mean = given_NX.double().mean(0), wanted_NY.double().mean(0)
         root_N1 = torch.ones(len(given_NX), 1, dtype=torch.float64)
@@ -34,15 +28,15 @@ def ridge(
         gram_XX += centred.T @ centred
         cross_XY += centred.T @ ((y.double() - y_mean) * root)
     diagonal = gram_XX.diagonal()
-    diagonal += relative * diagonal.mean().clamp_min(max(1e-12, spread * float(root_N1.square().sum())))
+    diagonal += relative * diagonal.mean().clamp_min(1e-12)
     weight_XY = torch.linalg.solve(gram_XX, cross_XY)
     return weight_XY.T.float().contiguous(), (y_mean - x_mean @ weight_XY).float()
 
 
 @torch.no_grad()
-def solve(module: nn.Linear, given_NX: Tensor, wanted_NY: Tensor, spread: float = 0.0) -> None:
+def solve(module: nn.Linear, given_NX: Tensor, wanted_NY: Tensor) -> None:
     """Give `module` the weights of the regression from `given_NX` to `wanted_NY`."""
-    weight, bias = ridge(given_NX, wanted_NY, spread=spread)
+    weight, bias = ridge(given_NX, wanted_NY)
     module.weight.copy_(weight)
     module.bias.copy_(bias)
 

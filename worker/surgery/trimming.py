@@ -26,7 +26,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from app.domain.errors import UnsupportedMethod
 from worker.plugins import PluginParams
-from worker.tokens import fewer_tokens, used_by
+from worker.surgery.tokens import fewer_tokens, used_by
 
 Text = str | list[str]  # a list: words that are told apart already
 _CHUNK = 1024

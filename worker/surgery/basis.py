@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from worker.least_squares import CHUNK
+from worker.surgery.least_squares import CHUNK
 
 
 def moments(states: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
