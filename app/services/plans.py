@@ -209,11 +209,10 @@ def _check_plan(spec: JobSpec, full: JobSpec, rows: rowchecks.Rows, cast: _Cast,
         models = Models(models.teacher, models.student, _same_vocabulary(cast))
     plan.errors += model_checks.check(planned, models)
     plan.warnings += model_checks.warnings(planned, models)
-    if models.teacher is not None:
-        try:
-            catalog.check_student(full, models.teacher)
-        except DomainError as error:
-            plan.errors.append(error)
+    try:
+        catalog.check_student(full, models.teacher)
+    except DomainError as error:
+        plan.errors.append(error)
 
 
 def _infos(cast: _Cast) -> Models:

@@ -143,7 +143,21 @@ def _wants(context: Context, head: Head) -> tuple[Wants, list[float]]:
         influence = [round(value, 6) for value in capture.influence(states, batch.attention_mask_BT)]
     student = runs.head(context, "student")
     theirs = head.shape(member.model, tuple(influence))
-    return stages.asked_of_teacher(context, student.shape(student.load(context.output("initial"))), theirs), influence
+    wants = stages.asked_of_teacher(context, student.shape(student.load(context.output("initial"))), theirs)
+    if wants.hidden or wants.qkv:
+        _same_tokens(context)
+    return wants, influence
+
+
+def _same_tokens(context: Context) -> None:
+    """Hidden states are compared token by token, so both must cut the rows alike."""
+    vocabulary = json.loads((context.output("initial") / "plan.json").read_text()).get("vocabulary") or {}
+    if not vocabulary.get("same_segmentation", True):
+        raise InvalidRequest(
+            "The student's trimmed vocabulary cuts the rows into other tokens than the teacher's: their states cannot be compared.",
+            param="student.trim_vocabulary",
+            hint="Leave min_count at 1, or use objectives on logits and vectors alone.",
+        )
 
 
 def _kinds(context: Context, member: Member, wants: Wants, split: str) -> set[str]:
