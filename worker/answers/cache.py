@@ -2,6 +2,7 @@
 
     <cache>/<fingerprint>/shard-00007.<kind>.safetensors      ids (n,) · hashes (n,) · starts (n + 1,) · values (rows of it, width)
 
+Sequences lie in the order of their lengths, so that what is asked together is padded little.
 kinds: `logits` (a row per sequence, or per position that counts) · `embedding` · `h3` (hidden state 3, a row per token, float16).
 The fingerprint covers the teacher and every row's tokens, so a shard found under it is the right one; ids, hashes and the digest
 of the values are checked all the same. A shard appears by rename: a crash costs at most one, a resume asks for the missing ones.
@@ -52,9 +53,9 @@ def label(
     folder = cache / key
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     (folder / "USED").write_text(str(time.time()))
-    asked = 0
+    asked, order = 0, _order(rows)
     for number, start in enumerate(range(0, len(rows), SHARD_ROWS)):
-        part = rows.only(range(start, min(start + SHARD_ROWS, len(rows))))
+        part = rows.only(order[start : start + SHARD_ROWS])
         missing = [kind for kind in kinds if not _good(folder / _name(number, kind), part)]
         if missing:
             stop()
@@ -69,7 +70,9 @@ class Kept:
     """The cached outputs of one teacher for one set of rows. Small kinds are held in memory, hidden states are read in slices."""
 
     def __init__(self, folder: Path, rows: Rows) -> None:
-        self._folder, self._rows = folder, rows
+        order = _order(rows)
+        self._folder, self._rows = folder, rows.only(order)  # as they lie in the shards
+        self._place = {i: place for place, i in enumerate(order)}
         self._shards = -(-len(rows) // SHARD_ROWS)
         self._whole: dict[str, tuple[Tensor, list[int]]] = {}
         self._open: dict[str, list[Any]] = {}
@@ -77,8 +80,9 @@ class Kept:
 
     def take(self, kind: str, which: Sequence[int]) -> list[Tensor]:
         """For each of these sequences its rows of the kind: (1, C) logits, (T, D) hidden states, …"""
+        places = [self._place[i] for i in which]
         if kind[0] == "h":
-            return self._slices(kind, which)
+            return self._slices(kind, places)
         if kind not in self._whole:
             values, starts = [], [0]
             for shard in self._opened(kind):
@@ -86,13 +90,13 @@ class Kept:
                 starts += [starts[-1] + n for n in shard.get_tensor("starts").diff().cumsum(0).tolist()]
             self._whole[kind] = torch.cat(values), starts
         whole, starts = self._whole[kind]
-        return [whole[starts[i] : starts[i + 1]] for i in which]
+        return [whole[starts[i] : starts[i + 1]] for i in places]
 
     def rows(self, kind: str, which: Sequence[int]) -> Tensor:
         """Of all these sequences together; one gather when each has a single row."""
         self.take(kind, which[:1])
         if kind[0] != "h" and len(self._whole[kind][0]) == len(self._rows):
-            return self._whole[kind][0][torch.tensor(which)]
+            return self._whole[kind][0][torch.tensor([self._place[i] for i in which])]
         return torch.cat(self.take(kind, which))
 
     def _slices(self, kind: str, which: Sequence[int]) -> list[Tensor]:
@@ -142,6 +146,11 @@ def trim(cache: Path, limit: int, keep: set[str]) -> None:
 def _used(folder: Path) -> float:
     mark = folder / "USED"
     return mark.stat().st_mtime if mark.exists() else folder.stat().st_mtime
+
+
+def _order(rows: Rows) -> list[int]:
+    """Sequences by length, equal ones as they came: a function of the rows alone."""
+    return sorted(range(len(rows)), key=lambda i: len(rows.tokens[i]))
 
 
 def _name(number: int, kind: str) -> str:

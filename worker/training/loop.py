@@ -87,7 +87,9 @@ class _Fit:
         self.guard = Guard(plan.name, plan.balance)
         self.student_wants, self.teacher_wants = _wanted([o for o, _ in plan.objectives])
         self.log_every = max(1, self.total // 5000)
-        self.inspect_every = max(10, self.total // 100)  # steps between two looks at every objective's own gradient
+        self.inspect_every = max(
+            10, self.total // 20
+        )  # each costs a backward pass per objective; steps between two looks at every objective's own gradient
 
     def _begin_source(self) -> None:
         if self.source is None:
