@@ -56,15 +56,15 @@ def run(context: Context) -> None:
             fitting.fill(context, head, teacher.name, teacher.source, teacher.spec.finetune, n * share, (n + 1) * share)
             context.seal(teacher.name)
             hit(Failpoint.PHASE_SEALED)
+    if context.spec.augmentation and not context.sealed("augmented"):
+        augment.run(context, members(context, "prepared-train"), FITTED, MADE)
+        context.seal("augmented")
     if context.spec.target is not None:
         return  # which student is to be taught is found in the training phase
-    if not context.sealed("initial"):
+    if not context.sealed("initial"):  # after augmentation: a trimmed vocabulary keeps the words of new rows too
         initial.make(context)
         context.seal("initial")
-    context.advance("labelling", MADE)
-    if context.spec.augmentation and not context.sealed("augmented"):
-        augment.run(context, members(context, "prepared-train"), MADE, AUGMENTED)
-        context.seal("augmented")
+    context.advance("labelling", AUGMENTED)
     answer_once(context, head)
 
 
