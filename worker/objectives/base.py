@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import AfterValidator, Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from app.domain.errors import IncompatibleModels
 from app.domain.schedule import Schedule, Scheduled, in_range
@@ -171,7 +171,3 @@ def log_softmax(logits_NC: Tensor, temperature: float | Tensor) -> Tensor:
     """log softmax(z / tau) in float32; infinite logits are clamped, so no NaN appears. tau: a number, or (N, 1)."""
     limit = 1e30  # so large that only infinities meet it, so small that dividing by a low temperature stays finite
     return torch.log_softmax(torch.clamp(wide(logits_NC), -limit, limit) / temperature, dim=-1)
-
-
-def learned(projections: nn.Module) -> list[nn.Parameter]:
-    return list(projections.parameters())
