@@ -11,7 +11,7 @@ from typing import Any
 
 from worker import plugins
 
-_FACTS = ("needs", "offers", "problems", "meant", "architectures")  # sets of names that some classes have
+_FACTS = ("needs", "offers", "problems", "equal", "meant", "architectures")  # sets of names that some classes have
 TARGET = Path(__file__).parents[1] / "app" / "domain" / "catalog.json"
 
 

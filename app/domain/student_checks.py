@@ -95,7 +95,7 @@ def _cut(params: dict[str, Any], teacher: TeacherShape | None) -> Iterator[Fault
             param="student.init",
             hint="Use student.init = pretrained with a smaller model of that family.",
         )
-    elif not teacher.num_layers or not teacher.hidden_size or not teacher.num_heads:
+    elif not teacher.num_layers or not teacher.hidden_size or not 0 < (teacher.num_heads or 0) <= teacher.hidden_size:
         yield UnsupportedMethod(
             "The teacher's config does not say its layers, width and heads.",
             param="student.init",
@@ -103,7 +103,7 @@ def _cut(params: dict[str, Any], teacher: TeacherShape | None) -> Iterator[Fault
         )
     else:
         yield from _depth(layers, teacher.num_layers)
-        yield from _width(params, teacher.hidden_size, teacher.num_heads, teacher.intermediate_size)
+        yield from _width(params, teacher.hidden_size, teacher.num_heads or 1, teacher.intermediate_size)
 
 
 def _depth(layers: int | list[int], depth: int) -> Iterator[Fault]:

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from app.domain import catalog, ids, model_checks, plan_checks
+from app.domain import catalog, ids, model_checks, plan_checks, shape_checks
 from app.domain.db import Session, Sessions, reading
 from app.domain.errors import DomainError, IncompatibleModels, InvalidRequest, NotFound
 from app.domain.model_checks import Models
@@ -207,7 +207,7 @@ def _check_plan(spec: JobSpec, full: JobSpec, rows: rowchecks.Rows, cast: _Cast,
     models = _infos(cast)
     if model_checks.compares_tokens(planned, models):
         models = Models(models.teacher, models.student, _same_vocabulary(cast))
-    plan.errors += model_checks.check(planned, models)
+    plan.errors += model_checks.check(planned, models) + shape_checks.check(planned, models)
     plan.warnings += model_checks.warnings(planned, models)
     try:
         catalog.check_student(full, models.teacher)

@@ -157,6 +157,18 @@ def test_where_queries_keys_and_values_lie_must_be_known(api: Api) -> None:
     accepted(api, body)
 
 
+def test_heads_that_cannot_be_compared_one_by_one(api: Api) -> None:
+    task, rows = "text-classification", ROWS["single"]  # the teacher is 8 wide and has 2 heads
+    made = {"init": "teacher_layers", "layers": 1, "num_attention_heads": 4}
+    body = spec(api, task, rows, student=made, stages=[stage("response", "minilm")])
+    error = refused(api, body, "incompatible_models", "stages[0].objectives[1]")
+    assert "the student has 4, the teacher 2" in error["message"]
+    accepted(api, body | {"stages": [stage("response", "minilmv2")]})
+    accepted(api, body | {"student": made | {"num_attention_heads": 2}})
+    body["stages"] = [stage("response", ("minilmv2", {"relation_heads": 3}))]
+    assert "1, 2, 4, 8" in refused(api, body, "incompatible_models", "stages[0].objectives[1].relation_heads")["hint"]
+
+
 # -- tokenizers ------------------------------------------------------------------------------------------------------
 
 

@@ -27,13 +27,15 @@ Temperature = Annotated[
 class Objective(ABC):
     """Subclasses give `name`, `needs`, `Params` and `__call__`; the loop multiplies by the weight and divides by the count.
 
-    `problems` names the kinds of targets it can speak about; empty: all. One that compares layers or widths overrides
+    `problems` names the kinds of targets it can speak about; empty: all. `equal` names measures of `Shape` that student and
+    teacher must share ("heads"): the API refuses others before the job starts. One that compares layers or widths overrides
     `setup`, which is called once before training, and keeps what it learns beside the student in `projections`.
     """
 
     name: ClassVar[str]
     needs: ClassVar[frozenset[Need]]
     problems: ClassVar[frozenset[str]] = frozenset()
+    equal: ClassVar[frozenset[str]] = frozenset()
 
     # Facts that the generated tests hold an objective to; an instance may set its own, by its parameters.
     batchwise: bool = False  # relates the rows of one micro-batch: sums of parts are not the sum of the whole

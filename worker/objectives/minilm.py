@@ -21,6 +21,7 @@ class MiniLM(Objective):
 
     name = "minilm"
     needs: ClassVar[frozenset[Need]] = frozenset({"qkv", "teacher"})
+    equal: ClassVar[frozenset[str]] = frozenset({"heads"})
 
     def __init__(self, **params: Any) -> None:
         super().__init__(**params)

@@ -33,6 +33,7 @@ class MiniLMv2(Objective):
         relation_heads: PositiveInt | None = Field(
             default=None,
             description="R, such as 48 for a base teacher. Default: the most that divide both widths, up to the teacher's heads.",
+            json_schema_extra={"x-divides": "hidden_size"},  # of student and teacher
         )
         query_weight: float = Field(default=1.0, ge=0, description="a of Q-Q.")
         key_weight: float = Field(default=1.0, ge=0, description="a of K-K.")

@@ -97,7 +97,15 @@ def test_what_cannot_is_refused_with_the_field(student: dict[str, Any], changes:
 
 
 @pytest.mark.parametrize(
-    "shape", [Shape(model_type="mpnet"), Shape(num_layers=None), Shape(hidden_size=None), Shape(num_heads=None)]
+    "shape",
+    [
+        Shape(model_type="mpnet"),
+        Shape(num_layers=None),
+        Shape(hidden_size=None),
+        Shape(num_heads=None),
+        Shape(num_heads=400),  # more heads than width
+        Shape(num_heads=-1),
+    ],
 )
 def test_a_teacher_that_cannot_be_cut_is_refused_for_such_students_alone(shape: Shape) -> None:
     with pytest.raises(InvalidRequest) as refused:
