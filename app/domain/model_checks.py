@@ -176,6 +176,8 @@ def _new_head(plan: Planned, models: Models) -> bool:
     if info is None:
         return False  # looked at when the job starts
     own = any(name.endswith(suffix) for name in info.architectures)
+    if tasks.problem_of(plan.full) in ("regression", "ranking"):
+        own = own and (info.num_labels or 1) == 1
     return not own or (plan.labels is not None and info.labels != plan.labels)
 
 

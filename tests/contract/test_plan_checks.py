@@ -234,6 +234,15 @@ def test_a_new_head_must_be_trained(api: Api) -> None:
     accepted(api, spec(api, "embedding", ROWS["masked"], student={"init": "config"}, stages=features))  # has none
     own = student(api, "with-head", architectures=["BertForSequenceClassification"], labels=["card", "refund"])
     accepted(api, spec(api, "text-classification", ROWS["single"], student=own, stages=features))
+    number = {"data": {"problem": "regression"}, "stages": features}
+    refused(
+        api,
+        spec(api, "text-classification", ROWS["regression"], student=own, **number),
+        "unsupported_method",
+        "stages[0].objectives",
+    )
+    one = student(api, "with-a-number", architectures=["BertForSequenceClassification"], labels=["LABEL_0"])
+    accepted(api, spec(api, "text-classification", ROWS["regression"], student=one, **number))
 
 
 @pytest.mark.parametrize(

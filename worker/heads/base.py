@@ -102,21 +102,21 @@ class Head(ABC):
 
     def fits(self, folder: Path) -> bool:
         """Whether the folder's model already answers this task, label by label."""
-        config = json.loads((folder / "config.json").read_text())
+        return self.misfit(json.loads((folder / "config.json").read_text())) is None
+
+    def misfit(self, config: dict[str, Any]) -> str | None:
+        """What keeps a model of this config.json from answering the task, after "The teacher …"; None: nothing."""
         if not any(name.endswith(self.suffix) for name in config.get("architectures") or []):
-            return False
+            return "has no head for this task"
         names = config.get("id2label") or {}
-        return not self.about.labels or [str(names[key]) for key in sorted(names, key=int)] == list(self.about.labels)
+        own, wanted = [str(names[key]) for key in sorted(names, key=int)], list(self.about.labels)
+        return None if not wanted or own == wanted else f"knows the labels {own[:5]}, the rows have {wanted[:5]}"
 
     def require(self, folder: Path) -> None:
         """Raises IncompatibleModels unless the folder's model already does the task."""
-        if self.fits(folder):
+        told = self.misfit(json.loads((folder / "config.json").read_text()))
+        if told is None:
             return
-        config = json.loads((folder / "config.json").read_text())
-        names = list((config.get("id2label") or {}).values())[:5]
-        wanted = list(self.about.labels[:5])
-        head = any(name.endswith(self.suffix) for name in config.get("architectures") or [])
-        told = f"knows the labels {names}, the rows have {wanted}" if head else "has no head for this task"
         raise IncompatibleModels(
             f"The teacher {told}.",
             param="teacher.finetune",
@@ -190,6 +190,12 @@ class Head(ABC):
             ordered([s.logits_NC for _, s, _ in found if s.logits_NC is not None]),
             ordered([s.embedding_BE for _, s, _ in found if s.embedding_BE is not None]),
         )
+
+
+def outputs_of(config: dict[str, Any]) -> int:
+    """How many numbers the head of such a config.json gives; two where it does not say."""
+    names = config.get("id2label")
+    return len(names) if names else int(config.get("num_labels") or 2)
 
 
 def _no_pooler(auto: Any, config: Any) -> dict[str, bool]:

@@ -23,8 +23,8 @@ class Embedding(Head):
     offers = frozenset({"embedding", "hidden", "qkv", "labels"})
     hard = (("hard_similarity", {}),)
 
-    def fits(self, folder: Any) -> bool:
-        return True  # every encoder gives vectors
+    def misfit(self, config: dict[str, Any]) -> str | None:
+        return None  # every encoder gives vectors
 
     def encode(self, records: Sequence[dict[str, Any]], tokenizer: Any) -> Rows:
         """One sequence per text; ids are 2 i and 2 i + 1 for the two texts of record i."""

@@ -1,6 +1,5 @@
 """Documents in the order of their relevance to a query: a cross-encoder reads both at once, a bi-encoder compares vectors."""
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, PreTrain
 
 from app.quality import Quality, evaluate
 from worker import capture
-from worker.heads.base import About, Head, Outputs
+from worker.heads.base import About, Head, Outputs, outputs_of
 from worker.losses.geometry import pooled
 from worker.rows import Batch, Rows, has_label, tokenize
 from worker.signals import Signals, Wants
@@ -43,10 +42,11 @@ class Ranking(Head):
             config.num_labels, config.problem_type = 1, "regression"
         return config
 
-    def fits(self, folder: Any) -> bool:
-        config = json.loads((folder / "config.json").read_text())
-        head = any(name.endswith(self.suffix) for name in config.get("architectures") or [])
-        return not self.cross or (head and len(config.get("id2label") or {0: "", 1: ""}) == 1)
+    def misfit(self, config: dict[str, Any]) -> str | None:
+        told = super().misfit(config) if self.cross else None
+        if told is None and self.cross and (outputs := outputs_of(config)) != 1:
+            return f"has a head of {outputs} outputs; a relevance is one"
+        return told
 
     def encode(self, records: Sequence[dict[str, Any]], tokenizer: Any) -> Rows:
         """Sequences of a query: its (query, document) pairs, or the query itself and then its documents."""

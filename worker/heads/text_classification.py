@@ -9,7 +9,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from app.quality import Quality, evaluate
 from worker import capture
-from worker.heads.base import Head, Outputs
+from worker.heads.base import Head, Outputs, outputs_of
 from worker.losses.geometry import pooled
 from worker.rows import NO_LABEL, Batch, Rows, has_label, tokenize
 from worker.signals import Signals, Wants
@@ -32,6 +32,12 @@ class TextClassification(Head):
             config.num_labels = 1
         config.problem_type = _TYPES[self.about.problem]
         return config
+
+    def misfit(self, config: dict[str, Any]) -> str | None:
+        told = super().misfit(config)
+        if told is None and self.about.problem == "regression" and (outputs := outputs_of(config)) != 1:
+            return f"has a head of {outputs} outputs; a number is one"
+        return told
 
     def encode(self, records: Sequence[dict[str, Any]], tokenizer: Any) -> Rows:
         rows = tokenize(records, tokenizer, self.about.max_length)
