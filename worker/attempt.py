@@ -35,6 +35,7 @@ from worker.lease import Lease
 from worker.outcomes import Action, Asked, Ended, Verdict, decide
 from worker.publish import Publisher
 from worker.recorder import Recorder
+from worker.run import protocol
 
 log = logging.getLogger(__name__)
 
@@ -345,7 +346,7 @@ class Attempt:
             "HF_HUB_OFFLINE": "1",
             "TOKENIZERS_PARALLELISM": "false",
             "OMP_NUM_THREADS": threads,
-            "OMP_WAIT_POLICY": "PASSIVE",  # a thread that spins at a barrier beside a busy neighbour costs fivefold
+            **protocol.TUNING,
         }
         if settings.worker_device == "cpu":
             env["CUDA_VISIBLE_DEVICES"] = ""

@@ -81,7 +81,7 @@ def _spawn(request: protocol.RunRequest, workdir: Path) -> tuple["subprocess.Pop
     """The child with its request, and the descriptor that its events come from."""
     read_end, write_end = os.pipe()
     env = {"PATH": os.environ["PATH"], "HOME": str(workdir), "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    env |= {protocol.EVENT_FD_VARIABLE: str(write_end), "OMP_NUM_THREADS": str(request.threads), "OMP_WAIT_POLICY": "PASSIVE"}
+    env |= {protocol.EVENT_FD_VARIABLE: str(write_end), "OMP_NUM_THREADS": str(request.threads), **protocol.TUNING}
     with (workdir / "log").open("wb") as log:
         options: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": log, "stderr": log, "pass_fds": (write_end,), "env": env}
         child = subprocess.Popen([sys.executable, "-m", "worker.run"], cwd=workdir, **options)

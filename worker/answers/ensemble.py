@@ -32,11 +32,17 @@ class Member:
     device: torch.device
     dtype: torch.dtype
     batch_size: int = 64
+    autocast: bool = False  # bf16 products over weights of `dtype`
     weight: float = 1.0
     routed: Tensor | None = None  # (examples,) bool: those that it answers; None: all
     kept: Kept | None = None
     kinds: frozenset[str] = frozenset()
     _model: list[PreTrainedModel] = field(default_factory=list)
+
+    @property
+    def format(self) -> str:
+        """What of the arithmetic decides the answers."""
+        return f"{self.dtype}{'+bf16' if self.autocast else ''}"
 
     @property
     def model(self) -> PreTrainedModel:
@@ -55,7 +61,8 @@ class Member:
         parts: dict[str, list[Tensor]] = {kind: [torch.empty(0)] * len(rows) for kind in kinds}
         for which in by_length(rows, self.batch_size):
             batch = collate(rows, which).to(self.device)
-            signals = self.head.forward(self.model, batch, wants)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+                signals = self.head.forward(self.model, batch, wants)
             for kind in kinds:
                 for i, part in zip(which, _parts(kind, signals, batch), strict=True):
                     parts[kind][i] = part.cpu()

@@ -21,6 +21,7 @@ from worker.phases.base import Context
 from worker.training.determinism import derived, seed_everything
 from worker.training.loop import Lessons, fit
 from worker.training.plan import Plan
+from worker.training.precision import device_of, mixed_precision
 
 
 def fill(context: Context, head: Head, name: str, source: Path, wanted: Finetune | None, low: float, high: float) -> None:
@@ -74,7 +75,7 @@ def _key(context: Context, head: Head, name: str, source: Path, wanted: Finetune
         "seed": _seed(context, name, wanted),
         "deterministic": context.spec.deterministic,
         "device": context.request.device,
-        "precision": context.spec.compute.precision,
+        "precision": mixed_precision(context.spec.compute.precision, device_of(context.request.device)),
         "divisor": context.request.micro_batch_divisor,
     }
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()

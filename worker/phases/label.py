@@ -23,7 +23,7 @@ from worker.phases.base import Context
 from worker.rows import collate
 from worker.run.faults import Failpoint, hit
 from worker.signals import Wants
-from worker.training.precision import device_of, model_dtype
+from worker.training.precision import device_of, mixed_precision, model_dtype
 
 FITTED, MADE, AUGMENTED = 0.75, 0.8, 0.85  # shares of the phase by which these are done
 HIDDEN_BYTES = 4 * 2**30  # of hidden states on disk, before the teacher is asked anew in every epoch
@@ -82,7 +82,10 @@ def members(context: Context, split: str = "train") -> list[Member]:
         weight = given.weight if isinstance(given, MemberSpec) else spec.weight
         route = given.route if isinstance(given, MemberSpec) else spec.route
         routed = None if context.spec.data.route is None else torch.tensor([r.get("route") == route for r in records])
-        found.append(Member(teacher.folder, head, rows, device, model_dtype(spec.dtype, device), spec.batch_size, weight, routed))
+        wanted = spec.dtype if spec.dtype != "auto" else context.spec.compute.precision
+        dtype = model_dtype(wanted, device)
+        autocast = dtype == torch.float32 and mixed_precision(wanted, device) == "bf16"
+        found.append(Member(teacher.folder, head, rows, device, dtype, spec.batch_size, autocast, weight, routed))
     if split == "train":
         _everybody_answered(context, found)
     return found
@@ -111,7 +114,7 @@ def answer_once(context: Context, head: Head) -> None:
     for split, found in everyone.items():
         for n, member in enumerate(found):
             kinds = _kinds(context, member, wants if n == 0 else Wants(wants.logits, wants.embedding, wants.scores), split)
-            key = cached.fingerprint(f"{cached.model_digest(member.folder)}:{member.dtype}:{head.about}", member.rows.sequences())
+            key = cached.fingerprint(f"{cached.model_digest(member.folder)}:{member.format}:{head.about}", member.rows.sequences())
             before = done
 
             def tell(rows: int, before: int = before) -> None:

@@ -6,13 +6,23 @@ parent is gone and the child exits at once.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, SerializationInfo, TypeAdapter, field_serializer
 
 EVENT_FD_VARIABLE = "RETORT_EVENT_FD"
+_SPOKEN = {"keys": "written out"}
+
+# Environment of a child that computes. A thread that spins at a barrier beside a busy neighbour costs fivefold; and glibc gives
+# every large tensor back to the kernel as soon as it is free, so that each step pays for zeroing the same pages again (5 % of it).
+TUNING = {
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
+    "MALLOC_TRIM_THRESHOLD_": str(2**30),
+    "MALLOC_TOP_PAD_": str(64 * 2**20),
+}
 
 
 class _Message(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 class RunRequest(_Message):
@@ -39,6 +49,16 @@ class RunRequest(_Message):
     stall_seconds: float = 900.0
     plugins_dir: str | None = None  # the operator's own plug-ins
     cache_bytes: int = 20 * 2**30  # teacher outputs and fitted teachers beyond this go, the least recently used first
+    endpoint_keys: dict[str, SecretStr] = {}  # origin → API key, of the endpoints that the job names; masked when printed
+    private_endpoints: list[str] = []  # origins that may lie in a private network
+
+    def spoken(self) -> str:
+        """The line for the child's stdin: the only place where keys are written out."""
+        return self.model_dump_json(context=_SPOKEN)
+
+    @field_serializer("endpoint_keys", when_used="json")
+    def _masked(self, keys: dict[str, SecretStr], info: SerializationInfo) -> dict[str, str]:
+        return {origin: key.get_secret_value() if info.context is _SPOKEN else str(key) for origin, key in keys.items()}
 
 
 class Command(_Message):
