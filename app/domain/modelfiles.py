@@ -59,10 +59,11 @@ class ModelInfo:
     max_positions: int | None  # tokens of the longest text
     num_labels: int | None
     labels: list[str] | None  # in the order of the head's outputs
-    has_head: bool  # a sequence-classification head
     has_tokenizer: bool
     params: int
     bytes: int  # of the allowed files
+    problem_type: str | None = None  # of a classification head, where the config says it
+    encoder_decoder: bool = False
     matrices: tuple[str, ...] = ()  # modules with a weight of two dimensions: `encoder.layer.0.attention.self.query`
 
 
@@ -226,9 +227,8 @@ def _info(config: Any, tensors: dict[str, list[int]], files: list[Path]) -> Mode
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise _refused("'config.json'", "does not say its model_type")
     architectures = [a for a in config.get("architectures") or [] if isinstance(a, str)]
-    has_head = any(a.endswith("ForSequenceClassification") for a in architectures)
-    labels = _labels(config)
-    number = config.get("num_labels")
+    classifies = any(a.endswith(("ForSequenceClassification", "ForTokenClassification")) for a in architectures)
+    labels, number, problem = _labels(config), config.get("num_labels"), config.get("problem_type")
     return ModelInfo(
         model_type=config["model_type"],
         architectures=architectures,
@@ -238,12 +238,13 @@ def _info(config: Any, tensors: dict[str, list[int]], files: list[Path]) -> Mode
         intermediate_size=_number(config, "intermediate_size", "hidden_dim", "d_ff", "n_inner"),
         vocab_size=_number(config, "vocab_size"),
         max_positions=_number(config, "max_position_embeddings", "n_positions"),
-        num_labels=len(labels) if labels else number if type(number) is int else 2 if has_head else None,
+        num_labels=len(labels) if labels else number if type(number) is int else 2 if classifies else None,
         labels=labels,
-        has_head=has_head,
         has_tokenizer=any(_TOKENIZER.fullmatch(file.name) for file in files),
         params=sum(prod(shape) for shape in tensors.values()),
         bytes=sum(file.stat().st_size for file in files),
+        problem_type=problem if isinstance(problem, str) else None,
+        encoder_decoder=config.get("is_encoder_decoder") is True,
         matrices=tuple(sorted(n.removesuffix(".weight") for n, s in tensors.items() if len(s) == 2 and n.endswith(".weight"))),
     )
 

@@ -1,6 +1,7 @@
 """Model reference → version, through the registry, remembered for one second: a moved alias is seen within that time."""
 
 import asyncio
+import json
 import logging
 import time
 from dataclasses import dataclass
@@ -34,10 +35,11 @@ class Resolved:
 
     def servable(self) -> "Resolved":
         if self.kind != "student":
+            named = json.dumps({"source": "registry", "model": self.id})
             raise UnsupportedMethod(
                 f"'{self.id}' is a {self.kind}, not a servable student.",
                 param="model",
-                hint=f"Use it as a teacher: POST /v1/distillation/jobs with teacher {{'source': 'registry', 'ref': '{self.id}'}}.",
+                hint=f"Name it in a job, POST /v1/distillation/jobs, as its teacher or the model of an augmentation: {named}.",
             )
         return self
 

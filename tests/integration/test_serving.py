@@ -235,6 +235,7 @@ def test_a_checkpoint_is_refused_with_a_hint(serve: Endpoint, sessions: Sessions
     assert answer.status_code == 400
     assert problem(answer)["code"] == "unsupported_method"
     assert "/v1/distillation/jobs" in problem(answer)["hint"]
+    assert '{"source": "registry", "model": "minilm:1"}' in problem(answer)["hint"]
 
 
 def test_a_model_without_labels_or_without_vectors_says_which_endpoint_it_has(

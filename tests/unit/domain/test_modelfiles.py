@@ -28,9 +28,9 @@ class Poison:
 def test_a_good_folder_is_described(tmp_path: Path) -> None:
     info = check_model_dir(model_folder(tmp_path / "m", labels=["no", "yes"]))
     assert (info.model_type, info.hidden_size, info.num_layers, info.num_heads) == ("bert", 8, 3, 2)
-    assert (info.labels, info.num_labels, info.has_head, info.has_tokenizer) == (["no", "yes"], 2, True, True)
+    assert (info.labels, info.num_labels, info.has_tokenizer) == (["no", "yes"], 2, True)
     assert info.params == 20 * 8 + 3 * 8 * 16
-    assert not check_model_dir(model_folder(tmp_path / "n")).has_head
+    assert check_model_dir(model_folder(tmp_path / "n")).num_labels is None
 
 
 def test_only_allowed_files_are_copied(tmp_path: Path) -> None:

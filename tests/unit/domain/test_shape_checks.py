@@ -21,7 +21,7 @@ OTHER = {"init": "pretrained", "model": "small"}
 
 def info(hidden: int | None, heads: int | None) -> ModelInfo:
     nothing: dict[str, Any] = dict.fromkeys(("intermediate_size", "vocab_size", "max_positions", "num_labels", "labels"))
-    told = {"has_head": False, "has_tokenizer": True, "params": 1, "bytes": 4}
+    told = {"has_tokenizer": True, "params": 1, "bytes": 4}
     return ModelInfo("bert", ["BertModel"], hidden_size=hidden, num_layers=6, num_heads=heads, **nothing, **told)
 
 

@@ -21,7 +21,6 @@ TEACHER = ModelInfo(
     max_positions=512,
     num_labels=2,
     labels=None,
-    has_head=True,
     has_tokenizer=True,
     params=22_700_000,
     bytes=91_000_000,
