@@ -12,7 +12,10 @@ from app.domain.tasks import FAMILIES as FAMILIES
 
 @dataclass(frozen=True)
 class Layer:
-    """One post-norm transformer layer: a = norm(x + attention_out(context)), h = norm(a + ffn_out(activation(ffn_in(a))))."""
+    """One post-norm transformer layer: a = norm(x + attention_out(context)), h = norm(a + ffn_out(activation(ffn_in(a)))).
+
+    Dropout, by its probabilities: of the attention's weights, of attention_out's and of ffn_out's outputs.
+    """
 
     query: nn.Linear
     key: nn.Linear
@@ -23,6 +26,9 @@ class Layer:
     activation: Callable[[Tensor], Tensor]
     ffn_out: nn.Linear
     ffn_norm: nn.LayerNorm
+    attention_dropout: float
+    attention_out_dropout: float
+    ffn_dropout: float
 
 
 @dataclass(frozen=True)
@@ -94,6 +100,9 @@ def _bert(layer: Any) -> Layer:
         activation=layer.intermediate.intermediate_act_fn,
         ffn_out=layer.output.dense,
         ffn_norm=layer.output.LayerNorm,
+        attention_dropout=inner.dropout.p,
+        attention_out_dropout=attended.dropout.p,
+        ffn_dropout=layer.output.dropout.p,
     )
 
 
@@ -109,4 +118,7 @@ def _distilbert(layer: Any) -> Layer:
         activation=layer.ffn.activation,
         ffn_out=layer.ffn.lin2,
         ffn_norm=layer.output_layer_norm,
+        attention_dropout=inner.dropout.p,
+        attention_out_dropout=0.0,
+        ffn_dropout=layer.ffn.dropout.p,
     )

@@ -5,7 +5,7 @@ Shapes: B sequences, T tokens, D hidden, H heads, S numbers of a head.
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import pairwise
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from app.domain.errors import UnsupportedMethod
-from worker import anatomy
+from worker import anatomy, first_token
 from worker.rows import Batch, Mix
 from worker.signals import QKV, Shape, Wants
 
@@ -30,7 +30,10 @@ def run(
     inputs = {"input_ids": batch.input_ids_BT if ids_BT is None else ids_BT, "attention_mask": batch.attention_mask_BT}
     if batch.token_types_BT is not None and getattr(model.config, "type_vocab_size", 0) > 1:
         inputs["token_type_ids"] = batch.token_types_BT
-    with _watched(model, wants.qkv) as seen, _mixed(model, batch.mix):
+    shape = shape_of(model)
+    short = not body and first_token.enough(model, wants, shape.layers)
+    last = first_token.last_layer(model, batch.attention_mask_BT, shape.heads) if short else nullcontext()
+    with _watched(model, wants.qkv) as seen, _mixed(model, batch.mix), last:
         out = called(**inputs, output_hidden_states=bool(wants.hidden) or wants.embedding)
     return out, {layer: _heads(model, *three) for layer, three in seen.items()}
 

@@ -29,6 +29,6 @@ def mixed_precision(wanted: str, device: torch.device) -> Literal["no", "bf16"]:
 def _fast_bf16(device: torch.device) -> bool:
     """A CPU has to multiply bf16 natively: torch computes it everywhere, but more slowly than float32 where it is emulated."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    told = getattr(torch.cpu, "get_capabilities", dict)()
+        return bool(torch.cuda.is_bf16_supported())
+    told: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(told.get("avx512_bf16") or told.get("amx_bf16"))
