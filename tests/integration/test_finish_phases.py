@@ -284,6 +284,28 @@ def test_exports_decide_what_is_packaged(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(("tables", "precision"), [("int4", "int4"), ("int8", "int8")])
+def test_the_graph_is_called_what_the_scheme_made_of_it(tmp_path: Path, tables: str, precision: str) -> None:
+    """And an artifact's card names it, so that it is what is served and measured."""
+    scheme = {"scheme": "int4_weight_only", "min_elements": 128, "tables": tables}
+    context = _context(tmp_path / "w", quantization=scheme)
+    summary = _finish(context)["summary"]
+    card = json.loads((context.output("package") / "retort.json").read_text())
+    first = {"backend": "onnx_runtime", "file": f"onnx/model_{precision}.onnx", "precision": precision}
+    assert card["backends"] == [first, {"backend": "onnx_runtime", "file": "onnx/model.onnx", "precision": "float32"}]
+    assert summary["quantized"]["bytes"] == (context.output("package") / first["file"]).stat().st_size
+    assert {p.name for p in (context.output("package") / "onnx").iterdir()} == {f"model_{precision}.onnx", "model.onnx"}
+    for page in ("report.md", "report.html"):
+        assert f"{precision.upper()} against float" in (context.output("evaluation") / page).read_text()
+    if precision == "int8":
+        return
+    told = context.output("quantized") / "quantization.json"
+    earlier = {k: v for k, v in json.loads(told.read_text()).items() if k not in ("file", "precision")}
+    told.write_text(json.dumps(earlier))  # a job that an earlier release had quantized
+    assert quantize.graph_of(context) == (context.output("quantized") / "model_int8.onnx", "int8")
+
+
+@pytest.mark.usefixtures("quick")
 def test_a_package_that_nothing_could_serve_is_refused(tmp_path: Path) -> None:
     context = _context(tmp_path / "w", exports=["safetensors"], quantization={"scheme": "none"})
     with pytest.raises(InvalidRequest) as caught:

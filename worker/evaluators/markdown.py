@@ -16,7 +16,7 @@ def markdown(report: dict[str, Any]) -> str:
         parts += [*([] if table.title == "Overview" else [f"## {_plain(table.title)}", ""]), *_table(table), ""]
     quantization = report.get("quantization") or {}
     if parity := quantization.get("parity"):
-        parts += ["## INT8 against float", "", parity_text(quantization, parity), ""]
+        parts += [f"## {precision(quantization)} against float", "", parity_text(quantization, parity), ""]
     parts += ["## Plan", "", *_plan(report), ""]
     if report["warnings"]:
         parts += ["## Warnings", "", *(f"- `{_plain(w['code'])}`: {_plain(w['message'])}" for w in report["warnings"]), ""]
@@ -26,6 +26,10 @@ def markdown(report: dict[str, Any]) -> str:
 
 def gap_text(share: float) -> str:
     return f"Distillation closed {share:.0%} of the gap between the student that is not distilled and the teacher"
+
+
+def precision(quantization: dict[str, Any]) -> str:
+    return str(quantization.get("precision") or "int8").upper()
 
 
 def parity_text(quantization: dict[str, Any], parity: dict[str, Any]) -> str:
@@ -40,7 +44,7 @@ def parity_text(quantization: dict[str, Any], parity: dict[str, Any]) -> str:
         text += f"; a row's answer moves by at most {parity['batch_drift']:.1e} with its batch"
     text += "."
     if "quantized" in quantization:
-        text += f" {quantization['quantized']} weight matrices are INT8, {quantization['kept_float']} stayed in float."
+        text += f" {quantization['quantized']} weight matrices are {precision(quantization)}, {quantization['kept_float']} stayed in float."
     for fallback in quantization.get("fallbacks") or []:
         errors = "{error_before:.3g} to {error_after:.3g}".format(**fallback)
         text += f" {fallback['matrix']} is {fallback['form']}, which takes the error on the calibration rows from {errors}."

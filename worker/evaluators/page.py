@@ -25,6 +25,7 @@ def render(report: dict[str, Any]) -> str:
         tables=tables.tables(report),
         plots=[(caption, Markup(svg)) for caption, svg in plots.plots(report)],  # matplotlib escaped its texts
         parity=markdown.parity_text(quantization, parity) if parity else None,
+        precision=markdown.precision(quantization),
         facts=plan.facts(report),
         stages=plan.stages(report),
     )

@@ -33,6 +33,7 @@ def facts(report: dict[str, Any]) -> list[tuple[str, str]]:
     if plan.get("target"):
         found.append(("target", value(plan["target"])))
     found += [("augmentation", value(augmentation)) for augmentation in plan.get("augmentation") or []]
+    found += [("rows made", _rows_made(told)) for told in (report.get("augmentation") or {}).get("augmenters", [])]
     if plan.get("recipe"):
         found.append(("recipe", value(plan["recipe"])))
     return [*found, ("quantization", value(plan["quantization"]))]
@@ -78,6 +79,14 @@ def _schedule(found: Mapping[str, Any]) -> str:
 
 def _source(teacher: Mapping[str, Any]) -> str:
     return f"{teacher['source']}:{teacher['model']}" + (f" at {teacher['revision']}" if teacher.get("revision") else "")
+
+
+def _rows_made(told: Mapping[str, Any]) -> str:
+    text = f"{told['kept']:,} of {told['written']:,} that {told['type']} wrote"
+    if usage := told.get("usage"):
+        tokens = usage["prompt_tokens"] + usage["completion_tokens"]
+        text += f"; {usage['requests']:,} requests, {tokens:,} tokens of the endpoint"
+    return text
 
 
 def _made(told: Mapping[str, Any]) -> list[tuple[str, str]]:

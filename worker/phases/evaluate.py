@@ -19,7 +19,7 @@ from worker.exporters.onnx import Onnx
 from worker.heads.base import Head, Outputs
 from worker.phases import label, runs, search
 from worker.phases.base import Context
-from worker.phases.quantize import hold_float
+from worker.phases.quantize import graph_of, hold_float
 from worker.rows import Rows
 from worker.run import protocol
 
@@ -67,10 +67,9 @@ class _Run:
         self.graphs: dict[str, Path] = {}
         self.quality_of: dict[str, Quality] = {}
         self._teacher: Outputs | None = None
-        quantized = context.output("quantized")
-        self.graphs["student"] = quantized / "model.onnx"
-        if (quantized / "model_int8.onnx").is_file():
-            self.graphs["quantized"] = quantized / "model_int8.onnx"
+        self.graphs["student"] = context.output("quantized") / "model.onnx"
+        if (quantized := graph_of(context)) is not None:
+            self.graphs["quantized"] = quantized[0]
 
     def quality(self) -> None:
         device = torch.device("cuda" if self.context.request.device != "cpu" and torch.cuda.is_available() else "cpu")
@@ -212,6 +211,7 @@ def _report(context: Context, data: dict[str, Any], measured: _Run) -> dict[str,
     how = [
         line.format(threads=_THREADS, texts=speed.get("texts"), rounds=speed.get("rounds"), served=served) for line in report.HOW
     ]
+    made = context.output("augmented") / "augmentation.json"
     told = {teacher.name: context.output(f"{teacher.name}.json") for teacher in label.teachers(context)}
     fitted = {name: json.loads(path.read_text()) for name, path in told.items() if path.is_file()}
     return {
@@ -227,6 +227,7 @@ def _report(context: Context, data: dict[str, Any], measured: _Run) -> dict[str,
         "training": json.loads(training.read_text()) if training.is_file() else {},
         "teachers": fitted,
         "labels": json.loads((context.output("labelled") / "labels.json").read_text()),
+        "augmentation": json.loads(made.read_text()) if made.is_file() else None,
         "quantization": json.loads((context.output("quantized") / "quantization.json").read_text()),
         "curves": runs.curves(context),
         "warnings": context.warnings,

@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import shutil
+from collections import Counter
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from worker.exporters.safetensors import Safetensors, export_tokenizer
 from worker.heads.base import Head
 from worker.phases import runs
 from worker.phases.base import Context
+from worker.phases.quantize import graph_of
 
 NAME = "packaging"
 _PIPELINES = {
@@ -75,10 +77,10 @@ def _weights(context: Context, out: Path, head: Head) -> None:
 
 def _graphs(context: Context, out: Path) -> list[dict[str, str]]:
     """Copies the ONNX graphs; the first entry is what serving prefers."""
-    quantized = context.output("quantized")
-    wanted = [("model_int8.onnx", "int8")] if (quantized / "model_int8.onnx").is_file() else []
+    quantized = graph_of(context)
+    wanted = [quantized] if quantized is not None else []
     if "onnx" in context.spec.exports:
-        wanted.append(("model.onnx", "float32"))
+        wanted.append((context.output("quantized") / "model.onnx", "float32"))
     if not wanted:
         raise InvalidRequest(
             "Nothing of this student could be served: it is neither quantized nor exported to ONNX.",
@@ -86,12 +88,12 @@ def _graphs(context: Context, out: Path) -> list[dict[str, str]]:
             hint="Add 'onnx' to exports, or choose a quantization scheme.",
         )
     (out / "onnx").mkdir()
-    for name, _ in wanted:
-        shutil.copyfile(quantized / name, out / "onnx" / name)
-        weights = quantized / f"{name}.data"  # beside graphs of 2 GiB and more
+    for graph, _ in wanted:
+        shutil.copyfile(graph, out / "onnx" / graph.name)
+        weights = graph.with_name(f"{graph.name}.data")  # beside graphs of 2 GiB and more
         if weights.is_file():
             shutil.copyfile(weights, out / "onnx" / weights.name)
-    return [{"backend": "onnx_runtime", "file": f"onnx/{name}", "precision": precision} for name, precision in wanted]
+    return [{"backend": "onnx_runtime", "file": f"onnx/{graph.name}", "precision": precision} for graph, precision in wanted]
 
 
 def _model_card(context: Context, report: dict[str, Any], card: dict[str, Any], head: Head) -> str:
@@ -144,7 +146,11 @@ def _write_result(context: Context, digest: str, report: dict[str, Any], data: d
         "reports": ["evaluation/report.json", "evaluation/report.md", "evaluation/report.html"],
         "summary": report["summary"],
         "params": report["models"]["student"]["params"],
-        "usage": {"training_steps": sum(s["steps"] for s in report["training"].get("stages", [])), "rows": data["counts"]},
+        "usage": {
+            "training_steps": sum(s["steps"] for s in report["training"].get("stages", [])),
+            "rows": data["counts"],
+            **_asked_of_endpoints(report),
+        },
         "provenance": {
             "seed": context.spec.seed,
             "teacher": context.spec.teacher.model_dump(mode="json", exclude={"finetune"}),
@@ -158,6 +164,14 @@ def _write_result(context: Context, digest: str, report: dict[str, Any], data: d
     temporary = target.with_suffix(".tmp")
     temporary.write_text(json.dumps(result, ensure_ascii=False))
     temporary.rename(target)
+
+
+def _asked_of_endpoints(report: dict[str, Any]) -> dict[str, dict[str, int]]:
+    """Requests and tokens of all augmenters together; nothing where none asked an endpoint."""
+    total: Counter[str] = Counter()
+    for told in (report.get("augmentation") or {}).get("augmenters", []):
+        total.update(told.get("usage", {}))
+    return {"endpoints": dict(total)} if total else {}
 
 
 def _hardware() -> dict[str, Any]:

@@ -31,7 +31,7 @@ _DRIFT = 0.95  # below this agreement with the float model the report carries a 
 
 
 def run(context: Context) -> None:
-    """Fills quantized/: model.onnx, model_int8.onnx unless the scheme is none, quantization.json."""
+    """Fills quantized/: model.onnx, the scheme's own graph unless it is none, quantization.json."""
     block = context.spec.quantization
     quantizer = plugins.get("quantizers", block.scheme)(**block.params)
     if quantizer.trains and not context.sealed("qat"):
@@ -58,13 +58,19 @@ def run(context: Context) -> None:
     context.advance(NAME, 0.8)
     found: dict[str, Any] = {
         "scheme": block.scheme,
+        "file": report.file,
         "params": block.params,
         "bytes": report.bytes,
         "float_bytes": float_file.stat().st_size,
     }
     found |= {"float_parity": float_parity, "rows": len(rows.examples)}
     if report.file is not None:
-        found |= {"quantized": len(report.quantized), "kept_float": len(report.kept_float), "calibration_error": report.error}
+        found |= {
+            "precision": report.precision,
+            "quantized": len(report.quantized),
+            "kept_float": len(report.kept_float),
+            "calibration_error": report.error,
+        }
         found["fallbacks"] = [fallback.__dict__ for fallback in report.fallbacks]
         found["parity"] = _int8_parity(context, out / report.file, head, rows, trained)
         if quantizer.trains:
@@ -73,6 +79,15 @@ def run(context: Context) -> None:
             found["training"] = json.loads((context.output("qat") / "training.json").read_text())
     (out / "quantization.json").write_text(json.dumps(found, indent=1, sort_keys=True))
     context.seal("quantized")
+
+
+def graph_of(context: Context) -> tuple[Path, str] | None:
+    """The quantized graph and its precision; None where the scheme leaves the float graph as it is."""
+    folder = context.output("quantized")
+    told = json.loads((folder / "quantization.json").read_text())
+    if "file" not in told and told["scheme"] != "none":  # sealed by an earlier release, which had one name for all
+        told |= {"file": "model_int8.onnx", "precision": "int8"}
+    return (folder / told["file"], told["precision"]) if told.get("file") else None
 
 
 def hold_float(parity: dict[str, float]) -> None:

@@ -44,9 +44,10 @@ class QuantReport:
     scheme: str
     file: str | None
     bytes: int
-    quantized: list[str] = field(default_factory=list)  # weights that became INT8
+    quantized: list[str] = field(default_factory=list)  # weights that are held in fewer bits
     kept_float: list[str] = field(default_factory=list)  # weight matrices that did not
     fallbacks: list[Fallback] = field(default_factory=list)  # in the order in which they were made
+    precision: str = "int8"  # of the file, for whoever chooses what to serve
     error: dict[str, float] = field(default_factory=dict)  # against the float graph, on the calibration rows
 
     def to_json(self) -> dict[str, Any]:

@@ -35,8 +35,8 @@ class Int4WeightOnly(Quantizer):
         graph = FloatGraph(source)
         matrices, kept = find(graph, self.params)
         forms: dict[str, Form] = {m.output: "rows" if m.kind == "table" else "float" for m in matrices}
-        target = out_dir / "model_int8.onnx"
+        target = out_dir / f"model_{self.params.tables}.onnx"
         target.write_bytes(rewrite(graph, matrices, forms, self.params).SerializeToString(deterministic=True))
         tables = [m.name for m in matrices if m.kind == "table"]
         kept += [m.name for m in matrices if m.kind == "product"]
-        return QuantReport(self.name, target.name, target.stat().st_size, tables, kept)
+        return QuantReport(self.name, target.name, target.stat().st_size, tables, kept, precision=self.params.tables)
