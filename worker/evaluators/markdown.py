@@ -44,7 +44,8 @@ def parity_text(quantization: dict[str, Any], parity: dict[str, Any]) -> str:
         text += f"; a row's answer moves by at most {parity['batch_drift']:.1e} with its batch"
     text += "."
     if "quantized" in quantization:
-        text += f" {quantization['quantized']} weight matrices are {precision(quantization)}, {quantization['kept_float']} stayed in float."
+        text += f" {quantization['quantized']} weight matrices are {precision(quantization)}"
+        text += f", {quantization['kept_float']} stayed in float."
     for fallback in quantization.get("fallbacks") or []:
         errors = "{error_before:.3g} to {error_after:.3g}".format(**fallback)
         text += f" {fallback['matrix']} is {fallback['form']}, which takes the error on the calibration rows from {errors}."
