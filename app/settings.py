@@ -1,17 +1,21 @@
 """Every setting of every process, read from the environment here and nowhere else."""
 
 import os
+import re
 from functools import lru_cache
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from app.domain import egress
+from app.domain.errors import InvalidRequest
 
 
 class Settings(BaseSettings):
     """Names in the environment: RETORT_<FIELD>, and the well-known DATABASE_URL, REDIS_URL, BLOB_URL."""
 
-    model_config = SettingsConfigDict(env_prefix="RETORT_", frozen=True, populate_by_name=True)
+    model_config = SettingsConfigDict(env_prefix="RETORT_", frozen=True, populate_by_name=True, hide_input_in_errors=True)
 
     data_dir: Path = Path(".retort")
     database_url: str = Field(default="", validation_alias="DATABASE_URL")
@@ -50,6 +54,10 @@ class Settings(BaseSettings):
     sweep_after_seconds: float = 86400.0  # work folders of ended jobs, unreferenced artifacts
     fault: str = ""  # a failpoint of the chaos tests
 
+    # endpoints that jobs name
+    private_endpoints: list[str] = []  # origins that may lie in a private network: ["http://10.0.0.5:8000"]
+    endpoint_keys: dict[str, SecretStr] = {}  # origin → API key: {"https://api.example.com": "…"}; only workers need it
+
     # data plane
     serve_memory_bytes: int = 4 * 2**30
     serve_cache_bytes: int = 256 * 2**20
@@ -58,6 +66,19 @@ class Settings(BaseSettings):
     serve_threads: int = 0  # forwards at a time; 0: one per core of the real quota
     serve_max_items: int = 2048  # texts of one request
     serve_max_characters: int = 100_000  # of one text
+
+    @field_validator("private_endpoints")
+    @classmethod
+    def _origins(cls, value: list[str]) -> list[str]:
+        return [_origin(url) for url in value]
+
+    @field_validator("endpoint_keys")
+    @classmethod
+    def _keys(cls, value: dict[str, SecretStr]) -> dict[str, SecretStr]:
+        for url, key in value.items():
+            if not re.fullmatch(r"[!-~]+", key.get_secret_value()):  # whatever else would end up in an error about the header
+                raise ValueError(f"the key of {url!r} is empty, or has spaces or letters outside ASCII")
+        return {_origin(url): key for url, key in value.items()}
 
     @property
     def database(self) -> str:
@@ -70,6 +91,17 @@ class Settings(BaseSettings):
         if "://" in path:
             raise ValueError(f"BLOB_URL={url!r}: only a folder (file:///…) is supported; mount shared storage there.")
         return Path(path)
+
+
+def _origin(url: str) -> str:
+    """As requests will be compared with; a path would look as if it narrowed what is allowed."""
+    try:
+        target = egress.parse(url, "an endpoint")
+    except InvalidRequest as error:
+        raise ValueError(f"{url!r}: {error.message} {error.hint}") from None
+    if target.path:
+        raise ValueError(f"{url!r}: leave out the path, an endpoint is named by scheme, host and port: {target.origin!r}")
+    return target.origin
 
 
 @lru_cache(maxsize=1)

@@ -50,7 +50,7 @@ class Child:
         finally:
             os.close(write_end)
         self.pid = self._process.pid
-        self._commands.put(request.model_dump_json())
+        self._commands.put(request.spoken())
         self._threads = [
             threading.Thread(target=target, args=args, name=f"{target.__name__.strip('_')}-{self.pid}", daemon=True)
             for target, args in ((self._read_events, (read_end,)), (self._read_log, ()), (self._write, ()))

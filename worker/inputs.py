@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from app.domain import manifest
+from pydantic import SecretStr
+
+from app.domain import egress, manifest
 from app.domain.errors import ArtifactCorrupt, DatasetInvalid, ModelNotAllowed
 from app.domain.modelfiles import check_model_dir, local_folder
 from app.domain.models import Job
@@ -59,7 +61,16 @@ def build_request(job: Job, given: Inputs) -> RunRequest:
         stall_seconds=STALL_SECONDS,
         plugins_dir=str(settings.plugins_dir.resolve()) if settings.plugins_dir is not None else None,
         cache_bytes=settings.teacher_cache_bytes,
+        endpoint_keys=_endpoint_keys(job.spec, settings),
+        private_endpoints=settings.private_endpoints,
     )
+
+
+def _endpoint_keys(spec: dict[str, Any], settings: Settings) -> dict[str, SecretStr]:
+    """Those of the endpoints that the job names; a run learns of no others."""
+    named = [block["base_url"] for block in spec.get("augmentation") or [] if block.get("base_url")]
+    origins = {egress.parse(url, "augmentation.base_url").origin for url in named}
+    return {origin: key for origin, key in settings.endpoint_keys.items() if origin in origins}
 
 
 def _pin_revisions(job: Job, given: Inputs) -> None:

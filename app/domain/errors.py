@@ -65,6 +65,10 @@ class ModelNotAllowed(InvalidRequest):
     code, title = "model_not_allowed", "This model may not be loaded"
 
 
+class EndpointNotAllowed(InvalidRequest):
+    code, title = "endpoint_not_allowed", "This address may not be asked"
+
+
 class IncompatibleModels(InvalidRequest):
     code, title = "incompatible_models", "Teacher and student do not fit"
 
@@ -224,6 +228,18 @@ class TimedOut(JobError):
 
 class ModelDownloadFailed(JobError):
     code, title, retryable = "model_download_failed", "A model could not be fetched", True
+
+
+class EndpointRefused(JobError):
+    code, title, retryable = "endpoint_refused", "An endpoint refuses the requests", True
+
+
+class EndpointUnavailable(JobError):
+    code, title, retryable = "endpoint_unavailable", "An endpoint does not answer", True
+
+
+class EndpointAnswerInvalid(JobError):
+    code, title = "endpoint_answer_invalid", "An endpoint's answer cannot be understood"
 
 
 class CacheMismatch(JobError):

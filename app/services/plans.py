@@ -16,7 +16,7 @@ from app.domain.repositories.files import Files
 from app.domain.repositories.workers import Workers
 from app.domain.spec import JobSpec, Source, config_hash
 from app.domain.storage import BlobStore
-from app.services import fitness, rowchecks, sources, specs
+from app.services import endpoints, fitness, rowchecks, sources, specs
 from app.services.estimate import Sizes, estimate
 
 _ALIVE_SECONDS = 120.0
@@ -78,6 +78,8 @@ class Planner:
         rows.labels = fitness.job_labels(cast.teacher.info if cast.teacher else None, spec, rows.labels)
         _check_models(spec, cast, rows, plan)
         _check_augmenters(spec, cast, plan)
+        for n, block in enumerate(spec.augmentation):
+            plan.errors += endpoints.check(block.params, f"augmentation[{n}]", self.limits.private_endpoints)
         if full is not None:
             _check_plan(spec, full, rows, cast, plan)
         if plan.errors or full is None or not cast.whole:
@@ -116,6 +118,8 @@ class Planner:
             if not model or not isinstance(model, str):
                 return None  # the catalogue has said so
             source = str(block.get("source") or "registry")
+            if source == endpoints.SOURCE:
+                return None  # it stays where it is
             wanted = sources.Wanted(role, source, model, str(revision) if revision else None, at)
             try:
                 return sources.find(wanted, session, self.project_id, self.blobs, self.limits)

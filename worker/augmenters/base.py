@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -11,6 +11,8 @@ from pydantic import Field
 
 from worker.heads.base import Head
 from worker.plugins import PluginParams
+from worker.writing.endpoint import Access
+from worker.writing.journal import Journal
 
 Record = dict[str, Any]  # a prepared row; see worker/phases/prepare.py
 
@@ -26,6 +28,8 @@ class Scene:
     seed: int
     stop: Callable[[], None]  # raises when the job is asked to stop; call it often
     model: Path | None = None  # the model that the block names with source and model
+    access: Access = field(default_factory=Access)  # to endpoints
+    journal: Journal = field(default_factory=Journal)  # keeps what takes long to make; a resumed run finds it there
 
 
 class Augmenter:
@@ -84,6 +88,10 @@ class Writer(Augmenter, ABC):
 
     class Params(WriterParams):
         pass
+
+    def usage(self) -> dict[str, int]:
+        """What it has asked of others; empty for one that asks nobody."""
+        return {}
 
     @abstractmethod
     def write(self, records: Sequence[Record], scene: Scene) -> Iterator[Record]:

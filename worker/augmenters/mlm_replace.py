@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 from pydantic import Field
@@ -62,13 +63,15 @@ class MlmReplace(Writer):
         extra = set(random.Random(f"{scene.seed}:extra").sample(range(len(records)), round(part * len(records))))
         for start in range(0, len(records), CHUNK):
             scene.stop()
-            copies: list[_Copy] = []
-            for r in range(start, min(start + CHUNK, len(records))):
-                copies += self._copies(records[r], int(whole) + (r in extra), words, scene)
-            others = words.others([(copy.sentence, n) for copy in copies for n in copy.places])
-            for copy in copies:
-                if (record := self._changed(copy, others, scene)) is not None:
-                    yield record
+            counted = [(r, int(whole) + (r in extra)) for r in range(start, min(start + CHUNK, len(records)))]
+            chunk = partial(self._chunk, [(records[r], number) for r, number in counted], words, scene)
+            yield from scene.journal.once(f"rows {start}", chunk) if words.guessed else chunk()
+
+    def _chunk(self, counted: Sequence[tuple[Record, int]], words: "_Words", scene: Scene) -> list[Record]:
+        """All copies of some records."""
+        copies = [copy for record, number in counted for copy in self._copies(record, number, words, scene)]
+        others = words.others([(copy.sentence, n) for copy in copies for n in copy.places])
+        return [record for copy in copies if (record := self._changed(copy, others, scene)) is not None]
 
     def _copies(self, record: Record, number: int, words: "_Words", scene: Scene) -> Iterator[_Copy]:
         """What changes in each copy of a record: a function of the seed, the record and the copy's number."""
@@ -158,6 +161,11 @@ class _Words:
         else:
             model: Any = scene.head.load(folder)
             self._neighbours = Neighbours(model.get_input_embeddings().weight.detach(), self._lexicon)
+
+    @property
+    def guessed(self) -> bool:
+        """By a model that reads every text: that takes long."""
+        return self._guesser is not None
 
     def sentence(self, value: str | list[str]) -> Sentence:
         text = value if isinstance(value, str) else " ".join(value)

@@ -1,20 +1,26 @@
 """More training rows than were given: made by the job's augmenters, sieved, left for the teacher to label.
 
 augmented/   train.jsonl   what is kept: prepared records with "label": null and "source": {"augmenter", "parent"}
-             augmentation.json   {"rows", "augmenters": [{"type", "written", "duplicates", "unsure", "relabelled", "kept"}]}
+             augmentation.json   {"rows", "augmenters": [{"type", "written", "duplicates", "unsure", "relabelled", "kept",
+                                 "usage"}]}; usage, of an endpoint: {"requests", "prompt_tokens", "completion_tokens"}
+             journal-<n>.jsonl   what the n-th augmenter's models said, as it came; a resumed run asks for the rest only
 
 Every row that an augmenter writes is compared with the training rows and the new rows before it (`worker/writing/similarity.py`);
 what is left may be shown to the teacher, who has to be certain enough. An augmenter ends when it has `factor` rows for each
-training row, or when it has no more to write. One that makes batches has nothing to do here.
+training row, or when it has no more to write. One that makes batches has nothing to do here. A run that was stopped or killed
+goes through the same rows again, but what its models said is in the journals, of this attempt or an earlier one.
 """
 
 import json
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from app.domain import manifest
 from worker import plugins
 from worker.answers.ensemble import Member
 from worker.augmenters.base import Record, Scene, Writer
@@ -22,9 +28,12 @@ from worker.phases.base import Context
 from worker.phases.certainty import Certainty
 from worker.training.determinism import derived
 from worker.training.precision import device_of, model_dtype
+from worker.writing.endpoint import Access
+from worker.writing.journal import Journal
 from worker.writing.similarity import Seen
 
 CHUNK = 256  # rows sieved at once
+BEAT = 30.0  # seconds between signs of life while rows are written
 
 
 def run(context: Context, members: Sequence[Member], low: float, high: float) -> None:
@@ -32,7 +41,9 @@ def run(context: Context, members: Sequence[Member], low: float, high: float) ->
     with (context.output("prepared") / "train.jsonl").open(encoding="utf-8") as f:
         records: list[Record] = [json.loads(line) for line in f]
     writers = _writers(context)
-    out, told = context.fresh("augmented"), []
+    out, told = context.output("augmented"), []
+    out.mkdir(parents=True, exist_ok=True)
+    (out / manifest.NAME).unlink(missing_ok=True)
     seen = Seen(
         [texts for record in records for texts in _texts(record, context.spec.task)],
         min((writer.params.max_similarity for _, writer in writers), default=1.0),
@@ -45,7 +56,7 @@ def run(context: Context, members: Sequence[Member], low: float, high: float) ->
             for record in sieve.kept(_scene(context, members, n), span):
                 f.write(json.dumps({"id": number, **record}, ensure_ascii=False) + "\n")
                 number += 1
-            told.append({"type": writer.name, **sieve.counts})
+            told.append({"type": writer.name, **sieve.counts, **({"usage": usage} if (usage := writer.usage()) else {})})
             if not sieve.counts["kept"]:
                 context.warn("nothing_augmented", _why(writer, sieve.counts))
     (out / "augmentation.json").write_text(json.dumps({"rows": sum(t["kept"] for t in told), "augmenters": told}, sort_keys=True))
@@ -61,6 +72,7 @@ def _scene(context: Context, members: Sequence[Member], n: int) -> Scene:
     device = device_of(context.request.device)
     folders = context.request.augmenter_dirs
     model = folders[n] if n < len(folders) else None
+    journals = [folder / "augmented" / f"journal-{n}.jsonl" for folder in (context.workdir, *map(Path, context.request.previous))]
     return Scene(
         teachers=(members[0].folder, Path(context.request.teacher_dir)),
         head=members[0].head,
@@ -69,6 +81,8 @@ def _scene(context: Context, members: Sequence[Member], n: int) -> Scene:
         seed=derived(context.spec.seed, f"augmentation-{n}"),
         stop=context.stop,
         model=None if model is None else Path(model),
+        access=Access(context.request.endpoint_keys, frozenset(context.request.private_endpoints)),
+        journal=Journal(journals[0], journals[1:], context.request.config_hash),
     )
 
 
@@ -83,9 +97,10 @@ class Sieve:
         asks = writer.params.min_confidence is not None or writer.params.keep_label
         self._certainty = Certainty(members) if asks else None
         self.counts = Counter(written=0, duplicates=0, unsure=0, relabelled=0, kept=0)
+        self._told_at = time.monotonic()
 
     def kept(self, scene: Scene, span: Sequence[float]) -> Iterator[Record]:
-        rows = self._writer.write(self._records, scene)
+        rows = self._writer.write(self._records, replace(scene, stop=lambda: self._stop(span)))
         while (missing := self._wanted - self.counts["kept"]) > 0:
             self._context.stop()
             chunk = list(islice(rows, min(CHUNK, missing)))
@@ -95,9 +110,19 @@ class Sieve:
             passed = self._certain([row for row in chunk if self._new(row)])
             self.counts["kept"] += len(passed)
             yield from passed
-            share = span[0] + (span[1] - span[0]) * self.counts["kept"] / self._wanted
-            done = {"examples_done": self.counts["kept"], "examples_total": self._wanted}
-            self._context.advance("labelling", share, stage=self._writer.name, **done)
+            self._tell(span)
+
+    def _stop(self, span: Sequence[float]) -> None:
+        """Asked by whoever writes. A slow endpoint is silent for long, and a silent run is taken for a dead one."""
+        self._context.stop()
+        if time.monotonic() - self._told_at > BEAT:
+            self._tell(span)
+
+    def _tell(self, span: Sequence[float]) -> None:
+        self._told_at = time.monotonic()
+        share = span[0] + (span[1] - span[0]) * self.counts["kept"] / self._wanted
+        done = {"examples_done": self.counts["kept"], "examples_total": self._wanted}
+        self._context.advance("labelling", share, stage=self._writer.name, **done)
 
     def _new(self, row: Record) -> bool:
         (texts,) = _texts(row, self._context.spec.task)

@@ -1,6 +1,7 @@
 """The run child: one RunRequest in, six phases, events out, an exit code that decides what happens next.
 
-It owns the device and gives all its memory back by ending. It knows no database, no Redis and no network.
+It owns the device and gives all its memory back by ending. It knows no database and no Redis, and of the network only the
+endpoints that its job names.
 """
 
 import contextlib
@@ -18,6 +19,9 @@ from app.domain.errors import (
     DatasetInvalid,
     DiskFull,
     DomainError,
+    EndpointAnswerInvalid,
+    EndpointRefused,
+    EndpointUnavailable,
     ExportMismatch,
     InvalidRequest,
     LossDiverged,
@@ -121,7 +125,9 @@ def _explain(error: BaseException, phase: str) -> tuple[int, protocol.FailedEven
         return exitcodes.BAD_DATA, _failed(error, phase)
     if isinstance(error, LossDiverged | SilentObjective | ObjectivesOutOfBalance | ExportMismatch):  # the same again next time
         return exitcodes.DIVERGED, _failed(error, phase)
-    if isinstance(error, InvalidRequest):
+    if isinstance(error, EndpointUnavailable):
+        return exitcodes.TRY_AGAIN, _failed(error, phase)
+    if isinstance(error, InvalidRequest | EndpointRefused | EndpointAnswerInvalid):
         return exitcodes.BAD_SPEC, _failed(error, phase)
     if isinstance(error, DomainError):
         return exitcodes.BUG, _failed(error, phase)
