@@ -6,27 +6,20 @@ to this attempt means that the child is killed and nothing more is written.
 
 import errno
 import logging
-import os
 import queue
 import signal
-import sys
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy.exc import DataError, IntegrityError, ProgrammingError, SQLAlchemyError
 
-import worker
-from app.domain.db import Sessions, reading, transaction
+from app.domain.db import reading, transaction
 from app.domain.errors import ArtifactCorrupt, DomainError
 from app.domain.models import Job
 from app.domain.repositories.events import clock
 from app.domain.repositories.leases import Leases, problem
-from app.domain.storage import BlobStore
-from app.settings import Settings, run_environment
 from worker import fetcher
 from worker.child import Child, oom_kills
 from worker.failpoints import Failpoint, hit
@@ -35,28 +28,16 @@ from worker.lease import Lease
 from worker.outcomes import Action, Asked, Ended, Verdict, decide
 from worker.publish import Publisher
 from worker.recorder import Recorder
-from worker.run import protocol
+from worker.surroundings import Surroundings
 
 log = logging.getLogger(__name__)
 
-RUN_COMMAND = (sys.executable, "-m", "worker.run")
 CANCEL_GRACE = 5.0  # a cancelled run saves nothing, so it need not be asked for long
 PAUSE_GRACE = 120.0
 TERMINATE_AFTER = 0.8  # of the grace: SIGTERM; at its end: SIGKILL
 RETRY_SECONDS = 0.5  # between tries while the database does not answer
 UNACCEPTABLE = (DataError, IntegrityError, ProgrammingError)  # of this data; every other database error passes
 _WEIGHT = [*Asked]
-
-
-@dataclass(frozen=True)
-class Surroundings:
-    """What every attempt of a worker shares."""
-
-    settings: Settings
-    sessions: Sessions
-    blobs: BlobStore
-    command: tuple[str, ...] = RUN_COMMAND
-    ended: Callable[[], None] = lambda: None  # called when a slot becomes free
 
 
 class Attempt:
@@ -110,10 +91,10 @@ class Attempt:
             failure = problem(refused.code, refused.message, retryable=refused.retryable)
             return self._settle(Verdict(Action.FAIL, failure | {"param": refused.param, "hint": refused.hint}))
         except OSError as failed:
-            return self._settle(_environment(failed))
+            return self._settle(_machine(failed))
         workdir = Path(request.workdir)
         ooms = oom_kills()
-        child = Child([*self._around.command], request, self._environment(workdir), workdir / "child.log")
+        child = Child([*self._around.command], request, self._around.environment(self.slot, workdir), workdir / "child.log")
         log.info("job %s attempt %d: child %d", self.job.id, self.job.attempt, child.pid)
         hit(self._settings.fault, Failpoint.SPAWNED)
         try:
@@ -297,7 +278,7 @@ class Attempt:
                 failure = problem("artifact_corrupt", error.message, retryable=True, phase="packaging")
                 return Verdict(Action.REQUEUE, failure, reason="artifact_corrupt")
             except OSError as error:
-                return _environment(error)
+                return _machine(error)
         return None
 
     def _settle(self, verdict: Verdict | None) -> None:
@@ -331,34 +312,8 @@ class Attempt:
     def _usage(self) -> dict[str, Any]:
         return {"wall_seconds": round(self._wall_seconds(), 3), "attempts": self.job.attempt}
 
-    def _environment(self, workdir: Path) -> dict[str, str]:
-        """Minimal: no keys, no addresses, no network for models; and no module is ever found in the work folder."""
-        settings = self._settings
-        threads = str(settings.threads or max(1, (os.cpu_count() or 1) // max(1, settings.worker_slots)))
-        env = {
-            "PATH": os.defpath,
-            **run_environment(),
-            "HOME": str(workdir),
-            "PYTHONPATH": str(Path(worker.__file__).parents[1]),
-            "PYTHONSAFEPATH": "1",
-            "PYTHONUTF8": "1",
-            "PYTHONUNBUFFERED": "1",
-            "HF_HUB_OFFLINE": "1",
-            "TOKENIZERS_PARALLELISM": "false",
-            "OMP_NUM_THREADS": threads,
-            **protocol.TUNING,
-        }
-        if settings.worker_device == "cpu":
-            env["CUDA_VISIBLE_DEVICES"] = ""
-        elif settings.worker_slots > 1:
-            visible = env.get("CUDA_VISIBLE_DEVICES", "").split(",")
-            env["CUDA_VISIBLE_DEVICES"] = visible[self.slot] if self.slot < len(visible) and visible[0] else str(self.slot)
-        if settings.fault and settings.fault.partition("=")[0] not in {*Failpoint}:
-            env["RETORT_FAULT"] = settings.fault
-        return env
 
-
-def _environment(error: OSError) -> Verdict:
+def _machine(error: OSError) -> Verdict:
     """A failure of this machine, not of the job."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         message = "There is no space left on the worker's disk."

@@ -15,7 +15,7 @@ from app.settings import get_settings
 from worker import runtime
 
 GPU, CHORES = "gpu", "chores"
-QUEUES = {"retort.wake": GPU, "retort.cancel_hint": GPU}  # everything else: chores
+QUEUES = {"retort.wake": GPU, "retort.trial": GPU, "retort.cancel_hint": GPU}  # everything else: chores
 HINT_SECONDS = 3600.0  # older hints are dropped; the tables are looked at anyway
 
 settings = get_settings()

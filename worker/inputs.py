@@ -59,6 +59,7 @@ def build_request(job: Job, given: Inputs) -> RunRequest:
         checkpoint_every_seconds=settings.checkpoint_seconds,
         micro_batch_divisor=int(job.usage.get("micro_batch_divisor", 1)),
         stall_seconds=STALL_SECONDS,
+        lease_seconds=settings.lease_seconds,
         plugins_dir=str(settings.plugins_dir.resolve()) if settings.plugins_dir is not None else None,
         cache_bytes=settings.teacher_cache_bytes,
         endpoint_keys=_endpoint_keys(job.spec, settings),

@@ -13,6 +13,7 @@ ROW_SECONDS = 1.0  # progress on the job's row, and how long events may wait
 STORED_SECONDS = 5.0  # progress as an event
 MAX_LOGS = 2000  # per attempt; a child gone wild must not fill the database
 MAX_WARNINGS = 100
+MAX_HELPERS = 64
 
 
 class Recorder:
@@ -24,6 +25,7 @@ class Recorder:
         self._phases = [dict(p) for p in job.phases]
         self._warnings = [*job.warnings]
         self._changed: set[str] = set()
+        self._helpers = 0
         self._urgent = False
         self._written = self._stored = -1e9
         self._logs = self._malformed = 0
@@ -48,6 +50,10 @@ class Recorder:
                 self._log(event)
             case protocol.WarningEvent():
                 self._warn(event.code, event.message)
+            case protocol.TrialsEvent():
+                self._helpers = max(0, min(event.count, MAX_HELPERS))
+                self._changed.add("helpers")
+                self._urgent = True
             case protocol.EvaluationEvent():
                 self._say(NewEvent("evaluation", "Evaluated.", event.summary))
             case protocol.DoneEvent():
@@ -87,6 +93,7 @@ class Recorder:
             phase=self.phase if "phases" in self._changed else None,
             phases=[dict(p) for p in self._phases] if {"phases", "progress"} & self._changed else None,
             warnings=[*self._warnings] if "warnings" in self._changed else None,
+            helpers=self._helpers if "helpers" in self._changed else None,
         )
 
     def written(self, batch: Batch) -> None:

@@ -1,7 +1,8 @@
 """The worker process: claims jobs for its slots, renews its own row, reconciles, relays hints, runs imports.
 
 One ticker thread does all of it every half second, whether or not Celery and Redis are there: the database is the queue,
-a hint only makes the ticker look at once. Each claimed job has an `Attempt` with threads of its own.
+a hint only makes the ticker look at once. Each claimed job has an `Attempt` with threads of its own; a slot that no job
+wants is lent to a search as a `Helper`, until a job wants it.
 """
 
 import logging
@@ -14,16 +15,19 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.domain import ids
 from app.domain.db import Sessions, reading, transaction
+from app.domain.repositories.helpers import Helpers
 from app.domain.repositories.imports import ImportLeases
 from app.domain.repositories.leases import Leases
 from app.domain.repositories.workers import Workers
 from app.domain.storage import BlobStore
 from app.settings import Settings
-from worker.attempt import RUN_COMMAND, Attempt, Surroundings
+from worker.attempt import PAUSE_GRACE, Attempt
 from worker.failpoints import Failpoint, hit
+from worker.helper import Helper
 from worker.imports import ImportRun
 from worker.outbox import Relay, Send
 from worker.reconciler import reconcile, sweep
+from worker.surroundings import RUN_COMMAND, Surroundings
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +50,7 @@ class Supervisor:
         self.sessions = self._sessions = sessions
         self._settings, self._blobs = settings, blobs
         self._around = Surroundings(settings, sessions, blobs, command, ended=self.nudge)
-        self._attempts: dict[int, Attempt] = {}
+        self._attempts: dict[int, Attempt | Helper] = {}  # by slot
         self._import: ImportRun | None = None
         self._relay = Relay(sessions, send) if send is not None else None
         self._wake, self._stopping = threading.Event(), threading.Event()
@@ -132,6 +136,7 @@ class Supervisor:
             self._announce()
             self._seen = now
         self._claim()
+        self._help()
         self._claim_import()
         if now - self._reconciled >= self._settings.poll_seconds and self._trustworthy(now):
             reconcile(self._sessions)
@@ -156,27 +161,50 @@ class Supervisor:
             )
 
     def _claim(self) -> None:
-        """Fill the free slots. A read first: most of the time nothing waits, and a read holds up nobody."""
-        for slot in range(self._settings.worker_slots):
-            held = self._attempts.get(slot)
-            if held is not None and held.alive:
-                continue
-            self._attempts.pop(slot, None)
-            with reading(self._sessions) as session:
-                if not Leases(session).waiting():
-                    return
+        """Fill the free slots with jobs. A read first: most of the time nothing waits, and a read holds up nobody."""
+        free = self._free()
+        helpers = [h for h in self._attempts.values() if isinstance(h, Helper)]
+        if not (free or helpers) or not self._waiting():
+            return
+        for slot in free:
             with transaction(self._sessions) as session:
                 job = Leases(session).claim(self.id, self._settings.lease_seconds)
             if job is None:
                 return
             hit(self._settings.fault, Failpoint.CLAIMED)
             log.info("worker %s slot %d: job %s attempt %d", self.id, slot, job.id, job.attempt)
-            attempt = Attempt(job, slot, self._around)
-            with self._lock:
-                self._attempts[slot] = attempt
-                if self._stopping.is_set():
-                    attempt.stop(self._settings.stop_grace_seconds * STOP_SHARE)
-                attempt.start()
+            self._begin(slot, Attempt(job, slot, self._around))
+        if not free and not any(h.leaving for h in helpers):
+            helpers[0].stop(PAUSE_GRACE)  # its trial goes on elsewhere from its checkpoint
+
+    def _waiting(self) -> bool:
+        with reading(self._sessions) as session:
+            return Leases(session).waiting()
+
+    def _help(self) -> None:
+        """Slots that no job wants train trials of a search, of this worker's or of another's."""
+        for slot in self._free():
+            with reading(self._sessions) as session:
+                if not Helpers(session).wanted():
+                    return
+            with transaction(self._sessions) as session:
+                job = Helpers(session).join(self.id)
+            if job is None:
+                return
+            log.info("worker %s slot %d: helps job %s attempt %d", self.id, slot, job.id, job.attempt)
+            self._begin(slot, Helper(job, slot, self._around))
+
+    def _free(self) -> list[int]:
+        with self._lock:
+            self._attempts = {slot: held for slot, held in self._attempts.items() if held.alive}
+        return [slot for slot in range(self._settings.worker_slots) if slot not in self._attempts]
+
+    def _begin(self, slot: int, held: Attempt | Helper) -> None:
+        with self._lock:
+            self._attempts[slot] = held
+            if self._stopping.is_set():
+                held.stop(self._settings.stop_grace_seconds * STOP_SHARE)
+            held.start()
 
     def _claim_import(self) -> None:
         if self._stopping.is_set() or (self._import is not None and self._import.thread.is_alive()):

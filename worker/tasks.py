@@ -10,6 +10,12 @@ def wake() -> None:
     runtime.nudge()
 
 
+@app.task(name="retort.trial")  # type: ignore[untyped-decorator]
+def trial(job_id: str) -> None:
+    """A search has trials for whoever is free: one hint for each."""
+    runtime.nudge()
+
+
 @app.task(name="retort.run_import")  # type: ignore[untyped-decorator]
 def run_import(import_id: str) -> None:
     """A model may wait to be imported."""

@@ -11,7 +11,7 @@ _last = 0
 
 FILE, JOB, EVENT, CHECKPOINT = "file-", "djob_", "evt_", "ckpt_"
 MODEL, VERSION, IMPORT, ARTIFACT = "mdl_", "mv_", "imp_", "art_"
-KEY, PROJECT, REQUEST, OUTBOX, WORKER = "key_", "proj_", "req_", "obx_", "wrk_"
+KEY, PROJECT, REQUEST, OUTBOX, WORKER, HELPER = "key_", "proj_", "req_", "obx_", "wrk_", "hlp_"
 
 MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 MODEL_REF = re.compile(

@@ -99,6 +99,7 @@ class Job(Base):
     cancel_requested_at: Mapped[float | None]
     pause_requested_at: Mapped[float | None]
     last_seq: Mapped[int] = mapped_column(Integer)  # of its events
+    helpers_wanted: Mapped[int] = mapped_column(Integer, default=0)  # free slots that may train trials of this attempt
     error: Mapped[dict[str, Any] | None]
     result: Mapped[dict[str, Any] | None]
     usage: Mapped[dict[str, Any]]

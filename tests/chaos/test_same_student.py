@@ -19,8 +19,8 @@ from tests.fixtures.engine import SupervisorProcess, wait_for, wait_status
 from tests.fixtures.jobs import add_job, read_events, read_job
 from tests.fixtures.servers import sqlite_database
 from tests.fixtures.tiny import make_rows, make_tiny_teacher
-from worker.attempt import RUN_COMMAND
 from worker.run.faults import Failpoint
+from worker.surroundings import RUN_COMMAND
 
 CHILD_SECONDS = 120.0
 

@@ -49,11 +49,11 @@ class Context:
 
     def sealed(self, name: str) -> bool:
         """True when the phase's output is complete here, or could be taken over from an earlier attempt."""
-        if self._valid(self.workdir / name):
+        if self.valid(self.workdir / name):
             return True
         for previous in self.request.previous:
             source = Path(previous) / name
-            if self._valid(source):
+            if self.valid(source):
                 target = self.workdir / name
                 shutil.rmtree(target, ignore_errors=True)
                 staged = self.workdir / f".{name}.adopting"
@@ -83,7 +83,8 @@ class Context:
         self.percent = max(self.percent, first + (last - first) * share)  # never falls within an attempt
         self.emit(protocol.ProgressEvent(percent=round(self.percent, 2), phase=phase, phase_percent=100 * share, **fields))
 
-    def _valid(self, folder: Path) -> bool:
+    def valid(self, folder: Path) -> bool:
+        """Whether its manifest holds and names this job's settings."""
         try:
             return bool(manifest.verify(folder).get("config_hash") == self.request.config_hash)
         except ArtifactCorrupt:

@@ -1,29 +1,27 @@
 """The smallest student that meets the job's target: every candidate's speed and bytes first, then successive halving.
 
 Speed, bytes and latency need no trained weights, so candidates that cannot meet them are never trained. The others train a
-little, the better half more, the rest in full; quality is that of the validation rows. Fills search/ (trials.json), and the
-winner's initial/, labelled/ and student/ become the job's own.
-
-trials/<share>-<candidate>/   one training: initial/ labelled/ student/ checkpoints/ curves/, as a job of its own has them
+little, the better half more, the rest in full, on as many workers as are free (`trials`); quality is that of the validation
+rows. Fills search/ (trials.json), and the winner's initial/, labelled/ and student/ become the job's own.
 """
 
 import json
 import shutil
 import time
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 import torch
 
 from app.domain.errors import TargetMissed
-from app.domain.spec import JobSpec, Target
+from app.domain.spec import Target
 from worker import plugins
 from worker.evaluators import latency
 from worker.evaluators.base import feeds, open_session
 from worker.exporters.onnx import Onnx
-from worker.phases import initial, label, runs, teaching
+from worker.phases import initial, runs
 from worker.phases.base import Context
+from worker.phases.trials import Trials
 from worker.quantizers.base import Calibration
 from worker.search.halving import Trial, best, pareto, rungs, survivors
 from worker.search.space import Candidate, candidates
@@ -53,11 +51,12 @@ def run(context: Context) -> None:
     front = pareto(trials)
     told = [{**asdict(t), "pareto": t.name in front} for t in trials]
     (out / "trials.json").write_text(json.dumps({"target": target.model_dump(mode="json"), "trials": told}, sort_keys=True))
+    made = search.trials.made(winner.name, winner.share, "student")
+    assert made is not None
     for name in ("initial", "labelled", "student", "curves"):
-        source = search.folder(winner, 1.0) / name
-        if source.is_dir():
+        if (made.parent / name).is_dir():
             shutil.rmtree(context.output(name), ignore_errors=True)
-            shutil.copytree(source, context.output(name))
+            shutil.copytree(made.parent / name, context.output(name))
     context.seal("search")
 
 
@@ -77,30 +76,15 @@ def hold(context: Context, figures: dict[str, float | None]) -> list[dict[str, A
     return missed
 
 
-@dataclass
-class _TrialContext(Context):
-    """A job's context with a folder of its own for what a trial makes; data and teachers are the job's."""
-
-    parent: Context | None = None
-
-    def output(self, name: str) -> Path:
-        assert self.parent is not None
-        if name == "prepared" or name == "augmented" or name.startswith("teacher"):
-            return self.parent.output(name)
-        return super().output(name)
-
-    def advance(self, phase: str, share: float, **fields: Any) -> None:
-        """A trial's own progress is not the job's."""
-
-
 class _Search:
     def __init__(self, context: Context, target: Target) -> None:
         self.context, self.target = context, target
-        self.head, self.teacher_head = runs.head(context, "student"), runs.head(context, "teacher")
+        self.trials = Trials(context, context.workdir, lambda what: self.context.advance(NAME, self.done, stage=what))
+        self.head, self.teacher_head = self.trials.head, self.trials.teacher_head
         self.teacher = self.teacher_head.load(context.output("teacher"))
         self.shape = self.teacher_head.shape(self.teacher)
         self.began = time.monotonic()
-        self.by_name: dict[str, Candidate] = {}
+        self.done = MEASURED
 
     # -- cost --------------------------------------------------------------------------------------------------------
 
@@ -129,7 +113,7 @@ class _Search:
 
     def _cost(self, candidate: Candidate, teacher: latency.Subject, weights: int) -> Trial:
         asked = candidate.changes(self.context.spec.student.params, self.shape)
-        trial = self._context(candidate.name, "cost", asked, 0.0)
+        trial = self.trials.context(candidate.name, "cost", asked, 0.0)
         initial.make(trial)
         folder = trial.output("initial")
         graph = Onnx().export(folder, trial.fresh("graph"), self.head)
@@ -166,37 +150,22 @@ class _Search:
         total = sum(share * max(1, len(trials) // 2**n) for n, share in enumerate(shares))
         done = 0.0
         for n, share in enumerate(shares):
-            for trial in remaining:
-                if share < 1.0 and self._late():
+            by_name = {trial.name: trial for trial in remaining}
+            students = {trial.name: trial.student for trial in remaining}
+            late = self._late if share < 1.0 else lambda: False
+            for name, quality in self.trials.rung(students, share, late):
+                trial = by_name[name]
+                if quality is None:
                     trial.notes.append("not trained further: the time for searching was used up")
                     continue
-                trial.quality = self._trained(trial, share)
-                trial.retention, trial.share = trial.quality / teacher if teacher > 0 else None, share
+                trial.quality, trial.share = quality, share
+                trial.retention = quality / teacher if teacher > 0 else None
                 done += share
-                self.context.advance(NAME, MEASURED + (SEARCHED - MEASURED) * min(1.0, done / total), stage=f"trial-{trial.name}")
+                self.done = MEASURED + (SEARCHED - MEASURED) * min(1.0, done / total)
+                self.context.advance(NAME, self.done, stage=f"trial-{trial.name}")
             if n + 1 < len(shares):
                 remaining = survivors(remaining, self.target.min_retention)
         return best(trials, self.target.min_retention)
-
-    def _trained(self, trial: Trial, share: float) -> float:
-        """Quality on the validation rows after this share of the training."""
-        context = self._context(trial.name, f"{share:g}", trial.student, share)
-        if not context.sealed("quality"):
-            for name, fill in (("initial", initial.make), ("labelled", self._labelled), ("student", teaching.teach)):
-                if not context.sealed(name):
-                    fill(context)
-                    if name != "labelled":
-                        context.seal(name)
-            student = context.output("student")
-            rows = runs.rows(context, "validation", student, self.head)
-            outputs = self.head.predict(self.head.load(student), rows, torch.device("cpu"))
-            judged = self.head.judge(outputs, rows, teaching.validation_teacher(context, rows))
-            (context.fresh("quality") / "quality.json").write_text(json.dumps({"value": judged.value}))
-            context.seal("quality")
-        return float(json.loads((context.output("quality") / "quality.json").read_text())["value"])
-
-    def _labelled(self, context: Context) -> None:
-        label.answer_once(context, self.teacher_head)
 
     def _teacher_quality(self) -> float:
         rows = runs.rows(self.context, "validation", self.context.output("teacher"), self.teacher_head)
@@ -210,22 +179,6 @@ class _Search:
     def _late(self) -> bool:
         limit = self.context.spec.budget.max_wall_seconds
         return limit is not None and time.monotonic() - self.began > _SHARE_OF_TIME * limit
-
-    def folder(self, trial: Trial, share: float) -> Path:
-        return self.context.workdir / "trials" / f"{trial.share if trial.share else share:g}-{trial.name}"
-
-    def _context(self, name: str, kind: str, student: dict[str, Any], share: float) -> _TrialContext:
-        parent, place = self.context, Path("trials") / f"{kind}-{name}"
-        body = parent.spec.resolved()
-        body["student"] = {"init": body["student"]["init"], "adapter": body["student"]["adapter"], **student}
-        for stage in body["stages"]:
-            stage["epochs"] = max(1, round(stage["epochs"] * share))
-        workdir = parent.workdir / place
-        workdir.mkdir(parents=True, exist_ok=True)
-        request = parent.request.model_copy(update={"previous": [str(Path(p) / place) for p in parent.request.previous]})
-        return _TrialContext(
-            request, JobSpec.model_validate(body), workdir, parent.emit, parent.stop, parent.warnings, parent=parent
-        )
 
 
 def _cost_missed(target: Target, trial: Trial) -> list[dict[str, Any]]:

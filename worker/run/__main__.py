@@ -94,6 +94,10 @@ def _run(request: protocol.RunRequest, emit: Callable[[protocol.Event], None], w
 
         torch.set_num_threads(request.threads)
     context = Context(request, spec, Path(request.workdir), emit, watchdog.check)
+    if request.helps is not None:
+        from worker.phases import trials
+
+        return trials.assist(context)
     for phase, (module, outputs) in PHASES.items():
         current[0] = phase
         watchdog.check()

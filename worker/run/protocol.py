@@ -9,6 +9,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, SerializationInfo, TypeAdapter, field_serializer
 
 EVENT_FD_VARIABLE = "RETORT_EVENT_FD"
+
+# Below an attempt's work folder, where children of several workers train one search's trials (worker/search/claims.py).
+RUNG = "trials/rung.json"  # what is to be trained now
+HELPERS = "helpers"  # a folder for each helper
+ENDED = "ended"  # in a helper's folder: it is gone
 _SPOKEN = {"keys": "written out"}
 
 # Environment of a child that computes. A thread that spins at a barrier beside a busy neighbour costs fivefold; and glibc gives
@@ -48,6 +53,8 @@ class RunRequest(_Message):
     micro_batch_divisor: int = 1  # doubled by the supervisor after an out-of-memory exit
     stall_seconds: float = 900.0
     plugins_dir: str | None = None  # the operator's own plug-ins
+    helps: str | None = None  # the work folder of the attempt whose trials this child trains; `workdir` lies in it
+    lease_seconds: float = 60.0  # who claimed a trial and is silent for so long has lost it
     cache_bytes: int = 20 * 2**30  # teacher outputs and fitted teachers beyond this go, the least recently used first
     endpoint_keys: dict[str, SecretStr] = {}  # origin → API key, of the endpoints that the job names; masked when printed
     private_endpoints: list[str] = []  # origins that may lie in a private network
@@ -120,6 +127,13 @@ class WarningEvent(_Message):
     message: str
 
 
+class TrialsEvent(_Message):
+    """So many trials wait that other workers could train; 0: none any more."""
+
+    event: Literal["trials"] = "trials"
+    count: int
+
+
 class EvaluationEvent(_Message):
     event: Literal["evaluation"] = "evaluation"
     summary: dict[str, Any]
@@ -156,6 +170,7 @@ Event = Annotated[
     | CheckpointEvent
     | LogEvent
     | WarningEvent
+    | TrialsEvent
     | EvaluationEvent
     | DoneEvent
     | FailedEvent,

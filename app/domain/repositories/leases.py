@@ -15,9 +15,11 @@ from sqlalchemy.orm import Session
 from app.domain.db import now
 from app.domain.models import Job, JobArtifact
 from app.domain.repositories.events import Events, NewEvent, NewMetric, clock, storable
+from app.domain.repositories.outbox import OutboxRepository
 from app.domain.repositories.transitions import move
 from app.domain.states import LEASED, Status
 
+TRIAL = "retort.trial"
 _RAW = {"synchronize_session": False}
 
 
@@ -37,6 +39,7 @@ class Batch:
     phase: str | None = None
     phases: list[dict[str, Any]] | None = None
     warnings: list[dict[str, Any]] | None = None
+    helpers: int | None = None  # how many free slots may help with trials
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,7 @@ class Leases:
                 lease_owner=owner,
                 lease_expires_at=at + lease_seconds,
                 not_before=None,
+                helpers_wanted=0,
                 started_at=func.coalesce(Job.started_at, at),
                 updated_at=at,
                 last_seq=Job.last_seq + 2,
@@ -122,6 +126,8 @@ class Leases:
         for name in ("phase", "phases", "warnings"):
             if (value := getattr(batch, name)) is not None:
                 values[name] = storable(value)
+        if batch.helpers is not None:
+            values["helpers_wanted"] = batch.helpers
         query = self._fenced(job_id, attempt).values(**values).returning(Job.last_seq)
         last = self.session.execute(query.execution_options(**_RAW)).scalar_one_or_none()
         if last is None:
@@ -129,6 +135,8 @@ class Leases:
         events = Events(self.session)
         events.insert(job_id, attempt, last, batch.events)
         events.insert_metrics(job_id, attempt, batch.metrics)
+        for _ in range(batch.helpers or 0):
+            OutboxRepository(self.session).add(TRIAL, [job_id])
         return True
 
     def pin_inputs(self, job_id: str, attempt: int, inputs: dict[str, Any]) -> bool:
