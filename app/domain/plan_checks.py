@@ -1,5 +1,6 @@
 """What a plan says against itself, found without looking at a model: fields, objectives, stages and targets that do not fit."""
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ def check(plan: Planned) -> list[Fault]:
         *_fields(plan.full),
         *_routes(plan.full),
         *_objectives(plan),
+        *_values(plan),
         *_labels(plan),
         *_teachers(plan),
         *_stages(plan),
@@ -124,6 +126,33 @@ def _objectives(plan: Planned) -> Iterator[Fault]:
                 param=where,
                 hint="Compare their scores, or set ranking.teacher and ranking.student to the same.",
             )
+
+
+def _values(plan: Planned) -> Iterator[Fault]:
+    """Values of a parameter that say nothing of this job's targets: `x-problems` and `x-least-classes` of the catalogue."""
+    problem, classes = tasks.problem_of(plan.full), len(plan.labels) if plan.labels is not None else None
+    for i, stage, j, objective, entry in plan.objectives():
+        for name, described in entry["schema"].get("properties", {}).items():
+            known, value = described.get("x-problems", {}), objective.params.get(name)
+            word = _word(value)
+            where = f"'{name}': {json.dumps(value)} of objective '{objective.type}' in stage '{stage.name}'"
+            at = plan.at(i, f"objectives[{j}].{name}")
+            if problem not in (possible := known.get(word, [problem])):
+                fit = [json.dumps(v) for v in _values_of(described) if problem in known.get(_word(v), [problem])]
+                message = f"{where} is for {_list(possible)}; this job's targets are {problem}."
+                yield InvalidRequest(message, param=at, hint=f"Use {' or '.join(fit)}.")
+            elif classes is not None and classes < (least := described.get("x-least-classes", {}).get(word, 0)):
+                message = f"{where} needs {least} labels; the training rows have {classes}."
+                yield InvalidRequest(message, param=at, hint="Leave it out.")
+
+
+def _word(value: Any) -> str:
+    """As a key of `x-problems`."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _values_of(described: dict[str, Any]) -> list[Any]:
+    return [True, False] if described.get("type") == "boolean" else list(described.get("enum", ()))
 
 
 def _of_two_scorers(spec: JobSpec, stage: Stage, entry: dict[str, Any]) -> bool:

@@ -100,6 +100,31 @@ def test_an_objective_that_the_task_has_nothing_for(api: Api, task: str, rows: s
     assert objective not in error["hint"].split(": ")[1].split(", ")
 
 
+@pytest.mark.parametrize(
+    ("task", "rows", "problem", "params", "name", "use"),
+    [
+        ("text-classification", "regression", "regression", {}, "divergence", '"logit_mse"'),  # the default is for classes
+        ("text-classification", "regression", "regression", {"divergence": "jsd"}, "divergence", '"logit_mse"'),
+        ("text-classification", "multi", "multi_label", {"divergence": "decoupled_kl"}, "divergence", '"forward_kl"'),
+        ("text-classification", "multi", "multi_label", {"standardize": True}, "standardize", "false"),
+        ("text-classification", "single", "single_label", {"standardize": True}, "standardize", "Leave it out"),  # two labels
+        ("masked-lm", "masked", "single_label", {"standardize": True}, None, ""),
+        ("text-classification", "multi", "multi_label", {"divergence": "jsd"}, None, ""),
+        ("text-classification", "regression", "regression", {"divergence": "logit_mse"}, None, ""),
+        ("token-classification", "tokens", "single_label", {"divergence": "decoupled_kl"}, None, ""),
+    ],
+)
+def test_values_that_say_nothing_of_the_targets(
+    api: Api, task: str, rows: str, problem: str, params: dict[str, Any], name: str | None, use: str
+) -> None:
+    stages = [stage("hard_label" if task != "masked-lm" else "masked_lm", ("response", params))]
+    body = spec(api, task, ROWS[rows], data={"problem": problem}, stages=stages)
+    if name is None:
+        accepted(api, body)
+    else:
+        assert use in refused(api, body, "invalid_parameter", f"stages[0].objectives[1].{name}")["hint"]
+
+
 def test_an_objective_that_learns_from_labels_needs_some(api: Api) -> None:
     body = spec(api, "embedding", ROWS["masked"], stages=[stage("embedding_cosine", "hard_similarity")])
     assert "text_b" in refused(api, body, "dataset_invalid", "stages[0].objectives[1]")["hint"]

@@ -14,6 +14,7 @@ from worker.signals import Need, Signals
 
 CLASSES = ["single_label", "tokens", "masked_lm"]
 LABELS = [*CLASSES, "multi_label"]
+LEAST_CLASSES = 3  # whose standardised logits say anything
 SPEAKS_OF = {  # divergence → problems
     **dict.fromkeys(("forward_kl", "reverse_kl", "jsd", "skew_kl", "skew_reverse_kl", "total_variation", "adaptive_kl"), LABELS),
     "decoupled_kl": CLASSES,
@@ -78,7 +79,11 @@ class Response(Objective):
         )
         sample_b: float = Field(default=1.0, ge=0, le=100, description="per_sample: b, how far rows differ in temperature.")
         sample_gamma: float = Field(default=1.0, gt=0, le=10, description="flsw: gamma, how much far rows stand out.")
-        standardize: bool = Field(default=False, description="Standardise every row's logits first; for three classes and more.")
+        standardize: bool = Field(
+            default=False,
+            description="Standardise every row's logits first; for three classes and more.",
+            json_schema_extra={"x-problems": {"true": list(CLASSES)}, "x-least-classes": {"true": LEAST_CLASSES}},
+        )
 
     params: Params
 
@@ -139,7 +144,7 @@ class Response(Objective):
                 param="divergence",
                 hint=f'It knows {", ".join(possible)}; here use "divergence": "{fit}".',
             )
-        if self.params.standardize and (problem not in CLASSES or classes < 3):
+        if self.params.standardize and (problem not in CLASSES or classes < LEAST_CLASSES):
             raise InvalidRequest(
                 "Standardised logits of one or two classes are ± 1 whatever the model says.",
                 param="standardize",

@@ -207,6 +207,21 @@ def test_a_divergence_says_which_targets_it_can_compare(divergence: str, problem
     assert exported == SPEAKS_OF
 
 
+def test_the_catalogue_says_whom_standardising_suits() -> None:
+    """As the objective itself does."""
+    exported = Response.Params.model_json_schema()["properties"]["standardize"]
+    assert exported["x-least-classes"] == {"true": 3}
+    for problem in Response.problems:
+        labels = {"multi_label": torch.zeros(2, 3), "regression": torch.zeros(2)}.get(problem, torch.zeros(2, dtype=torch.long))
+        told = {"divergence": "logit_mse", "standardize": True}
+        if problem in exported["x-problems"]["true"]:
+            assert math.isfinite(float(_value(STUDENT, TEACHER, _batch(labels, problem), **told)))
+        else:
+            with pytest.raises(InvalidRequest) as caught:
+                _value(STUDENT, TEACHER, _batch(labels, problem), **told)
+            assert caught.value.param == "standardize"
+
+
 def test_standardising_two_classes_is_refused() -> None:
     with pytest.raises(InvalidRequest) as caught:
         _value(STUDENT[:, :2], TEACHER[:, :2], standardize=True)
