@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -35,14 +36,15 @@ class Layer:
 class Anatomy:
     """`tables` are summed before `embedding_norm`.
 
-    The head, where there is one: `final(act(dense(state)))`, or `final(state)` when `dense` is None; of the first token for a
-    sequence classifier, of every token otherwise. An encoder without a head has neither.
+    The head, where there is one: `final(head_activation(dense(state)))`, or `final(state)` when `dense` is None; of the first
+    token for a sequence classifier, of every token otherwise. An encoder without a head has none of them.
     """
 
     tables: list[nn.Embedding]
     embedding_norm: nn.LayerNorm
     layers: list[Layer]
     dense: nn.Linear | None
+    head_activation: Callable[[Tensor], Tensor]
     final: nn.Linear | None
 
 
@@ -61,17 +63,17 @@ def of(model: PreTrainedModel) -> Anatomy:
     return Anatomy(tables, embeddings.LayerNorm, layers, *_head(model, kind))
 
 
-def _head(model: Any, kind: str) -> tuple[nn.Linear | None, nn.Linear | None]:
+def _head(model: Any, kind: str) -> tuple[nn.Linear | None, Callable[[Tensor], Tensor], nn.Linear | None]:
     name = type(model).__name__
     if name.endswith("ForTokenClassification"):
-        return None, model.classifier
+        return None, torch.tanh, model.classifier
     if not name.endswith("ForSequenceClassification"):
-        return None, None
+        return None, torch.tanh, None
     if kind == "distilbert":
-        return model.pre_classifier, model.classifier
+        return model.pre_classifier, torch.relu, model.classifier
     if kind == "bert":
-        return model.base_model.pooler.dense, model.classifier
-    return model.classifier.dense, model.classifier.out_proj
+        return model.base_model.pooler.dense, model.base_model.pooler.activation, model.classifier
+    return model.classifier.dense, model.classifier.activation if kind == "electra" else torch.tanh, model.classifier.out_proj
 
 
 def mlm_logits(model: Any, hidden_ND: Tensor) -> Tensor:

@@ -26,8 +26,8 @@ from worker.answers.ensemble import Member
 from worker.augmenters.base import Record, Scene, Writer
 from worker.phases.base import Context
 from worker.phases.certainty import Certainty
+from worker.precision import device_of, model_dtype
 from worker.training.determinism import derived
-from worker.training.precision import device_of, model_dtype
 from worker.writing.endpoint import Access
 from worker.writing.journal import Journal
 from worker.writing.similarity import Seen

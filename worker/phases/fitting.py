@@ -18,10 +18,10 @@ from worker.answers.cache import model_digest
 from worker.heads.base import Head
 from worker.phases import runs
 from worker.phases.base import Context
+from worker.precision import device_of, mixed_precision
 from worker.training.determinism import derived, seed_everything
 from worker.training.loop import Lessons, fit
 from worker.training.plan import Plan
-from worker.training.precision import device_of, mixed_precision
 
 
 def fill(context: Context, head: Head, name: str, source: Path, wanted: Finetune | None, low: float, high: float) -> None:

@@ -20,10 +20,10 @@ from worker.answers.ensemble import Answers, Member
 from worker.heads.base import Head
 from worker.phases import augment, fitting, initial, runs, stages
 from worker.phases.base import Context
+from worker.precision import device_of, mixed_precision, model_dtype
 from worker.rows import collate
 from worker.run.faults import Failpoint, hit
 from worker.signals import Wants
-from worker.training.precision import device_of, mixed_precision, model_dtype
 
 FITTED, MADE, AUGMENTED = 0.75, 0.8, 0.85  # shares of the phase by which these are done
 HIDDEN_BYTES = 4 * 2**30  # of hidden states on disk, before the teacher is asked anew in every epoch

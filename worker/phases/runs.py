@@ -9,10 +9,10 @@ from transformers import AutoTokenizer
 from worker.heads.base import Head
 from worker.heads.registry import head_for
 from worker.phases.base import Context
+from worker.precision import device_of, mixed_precision
 from worker.rows import Rows
 from worker.run import protocol
 from worker.training.plan import Place, Progress
-from worker.training.precision import device_of, mixed_precision
 
 
 def head(context: Context, role: Literal["teacher", "student"]) -> Head:

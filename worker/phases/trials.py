@@ -19,9 +19,9 @@ import torch
 from app.domain.spec import JobSpec
 from worker.phases import initial, label, runs, teaching
 from worker.phases.base import Context, StopRequested
+from worker.precision import device_of
 from worker.run import protocol
 from worker.search.claims import OWN, Claims, Rung, show_life
-from worker.training.precision import device_of
 
 Students = Mapping[str, dict[str, Any]]  # a trial's name → the spec's student block
 Tell = Callable[[str], None]  # progress of the whole search; the argument says what goes on

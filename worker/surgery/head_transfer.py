@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from worker.anatomy import of
 from worker.rows import Batch
 from worker.surgery.least_squares import fit_norm, solve
-from worker.surgery.observation import entering, leaving
+from worker.surgery.observation import first_tokens
 
 _LINEAR = 4.0  # standard deviations above zero, where gelu(u) = u to 1e-4 and relu(u) = u
 _RIDGE = 1e-4
@@ -60,13 +60,17 @@ def transfer_head(
     wide, narrow = of(teacher), of(student)
     if wide.final is None or narrow.final is None:
         return False
+    if type(student).__name__.endswith("ForSequenceClassification"):
+        first_R = first_tokens(batches)
+        last_NE, state_ND = last_NE[first_R], state_ND[first_R]
     if wide.dense is not None and narrow.dense is not None:
-        activated_RE = entering(teacher, wide.final, batches)
-        strength_E = activated_RE.std(0, correction=0) * wide.final.weight.norm(dim=0)
+        raw_NE = wide.dense(last_NE)
+        last_NE = wide.head_activation(raw_NE)
+        strength_E = last_NE.std(0, correction=0) * wide.final.weight.norm(dim=0)
         chosen = strength_E.topk(narrow.dense.out_features).indices.sort().values
-        wanted_RE = leaving(teacher, wide.dense, batches)
-        solve(narrow.dense, entering(student, narrow.dense, batches), wanted_RE[:, chosen])
-    solve(narrow.final, entering(student, narrow.final, batches), leaving(teacher, wide.final, batches))
+        solve(narrow.dense, state_ND, raw_NE[:, chosen])
+        state_ND = narrow.head_activation(narrow.dense(state_ND))
+    solve(narrow.final, state_ND, wide.final(last_NE))
     return True
 
 

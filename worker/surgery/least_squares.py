@@ -2,7 +2,7 @@
 
     min_{W,b} Σ_n c_n ‖W x_n + b − y_n‖² + λ tr(XᵀCX)/dim ‖W‖²        λ relative to the mean of the diagonal, so free of units
 
-Shapes: N samples, X inputs, Y outputs, D width. Sums in float64.
+Shapes: N samples, X inputs, Y outputs, D width. Sums in float64, over chunks multiplied in float32.
 """
 
 import torch
@@ -14,19 +14,15 @@ CHUNK = 8192
 
 def ridge(given_NX: Tensor, wanted_NY: Tensor, relative: float = RIDGE, counts_N: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """W (Y, X) and b (Y,) of the regression above; c = 1 where no counts are given."""
-    if counts_N is None:
-        x_mean, y_mean = given_NX.double().mean(0), wanted_NY.double().mean(0)
-        root_N1 = torch.ones(len(given_NX), 1, dtype=torch.float64)
-    else:
-        share_N = counts_N.double() / counts_N.sum()
-        x_mean, y_mean = share_N @ given_NX.double(), share_N @ wanted_NY.double()
-        root_N1 = counts_N.double().sqrt().unsqueeze(1)
+    share_N = None if counts_N is None else counts_N.double() / counts_N.sum()
+    x_mean, y_mean = ((v.mean(0, dtype=torch.float64) if share_N is None else share_N @ v.double()) for v in (given_NX, wanted_NY))
     gram_XX = torch.zeros(given_NX.shape[1], given_NX.shape[1], dtype=torch.float64)
     cross_XY = torch.zeros(given_NX.shape[1], wanted_NY.shape[1], dtype=torch.float64)
-    for x, y, root in zip(*(torch.split(t, CHUNK) for t in (given_NX, wanted_NY, root_N1)), strict=True):
-        centred = (x.double() - x_mean) * root
-        gram_XX += centred.T @ centred
-        cross_XY += centred.T @ ((y.double() - y_mean) * root)
+    for start in range(0, len(given_NX), CHUNK):
+        x, y = (v[start : start + CHUNK] - mean.to(v.dtype) for v, mean in ((given_NX, x_mean), (wanted_NY, y_mean)))
+        weighted = x if counts_N is None else x * counts_N[start : start + CHUNK, None].to(x.dtype)
+        gram_XX += weighted.T @ x
+        cross_XY += weighted.T @ y
     diagonal = gram_XX.diagonal()
     diagonal += relative * diagonal.mean().clamp_min(1e-12)
     weight_XY = torch.linalg.solve(gram_XX, cross_XY)

@@ -10,10 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import PreTrainedModel
 
 from worker import capture
-from worker.anatomy import of
+from worker.anatomy import Layer, of
+from worker.precision import mixed_precision
 from worker.rows import Batch, Rows, by_length, collate
 from worker.signals import Wants
 
@@ -55,13 +57,14 @@ def watch(model: PreTrainedModel, layers: Sequence[int], batches: Sequence[Batch
     valid_BT = torch.empty(0)
 
     def keep(into: list[Tensor], value: Tensor) -> None:
-        into.append(value[valid_BT])
+        into.append(value[valid_BT].float())
 
     handles = [
         parts.layers[i].attention_norm.register_forward_hook(lambda _m, _i, out, i=i: keep(attended[i], out)) for i in layers
     ]
     handles.append(parts.embedding_norm.register_forward_pre_hook(lambda _m, given: keep(summed, given[0])))
-    with hooked(*handles):
+    fast = mixed_precision("auto", torch.device("cpu")) == "bf16"
+    with hooked(*handles), torch.autocast("cpu", torch.bfloat16, enabled=fast):
         for batch in batches:
             valid_BT = batch.attention_mask_BT.bool()
             out, _ = capture.run(model, batch, _ALL, body=True)
@@ -72,13 +75,28 @@ def watch(model: PreTrainedModel, layers: Sequence[int], batches: Sequence[Batch
 
 
 @torch.no_grad()
-def entering(model: PreTrainedModel, module: nn.Module, batches: Sequence[Batch], *, body: bool = False) -> Tensor:
-    """(N or R, inputs) what `module` is given: of every valid token, or of every row where it sees one vector per row."""
-    found: list[Tensor] = []
-    with hooked(module.register_forward_pre_hook(lambda _m, given: found.append(given[0]))):
-        for batch in batches:
-            capture.run(model, batch, Wants(), body=body)
-    return _flat(found, batches)
+def contexts(layer: Layer, heads: int, state_ND: Tensor, batches: Sequence[Batch]) -> Tensor:
+    """(N, H·S) what a layer's attention gathers, before its output map, from the states that enter the layer."""
+    found, start = [], 0
+    for batch in batches:
+        valid_BT = batch.attention_mask_BT.bool()
+        inside_ND = state_ND[start : (start := start + int(valid_BT.sum()))]
+
+        def of_heads(part: nn.Linear, valid_BT: Tensor = valid_BT, inside_ND: Tensor = inside_ND) -> Tensor:
+            padded_BTD = inside_ND.new_zeros(*valid_BT.shape, part.out_features)
+            padded_BTD[valid_BT] = part(inside_ND)
+            return torch.unflatten(padded_BTD, -1, (heads, -1)).transpose(1, 2)
+
+        query, key, value = (of_heads(part) for part in (layer.query, layer.key, layer.value))
+        gathered_BHTS = scaled_dot_product_attention(query, key, value, attn_mask=valid_BT[:, None, None, :])
+        found.append(gathered_BHTS.transpose(1, 2).flatten(2)[valid_BT])
+    return torch.cat(found)
+
+
+def first_tokens(batches: Sequence[Batch]) -> Tensor:
+    """(R,) where each row begins among the N valid tokens."""
+    lengths_R = torch.cat([batch.attention_mask_BT.sum(1) for batch in batches])
+    return lengths_R.cumsum(0) - lengths_R
 
 
 @torch.no_grad()

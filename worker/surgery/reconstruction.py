@@ -27,6 +27,7 @@ from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
 from worker.anatomy import Anatomy, Layer, of
@@ -35,8 +36,9 @@ from worker.surgery import selection
 from worker.surgery.basis import important, principal
 from worker.surgery.head_transfer import transfer_head
 from worker.surgery.least_squares import fit_norm, normalised, ridge
-from worker.surgery.observation import entering, watch
+from worker.surgery.observation import contexts, watch
 
+JUDGED = 4096  # tokens that tell which neurons matter
 Method = Literal["reconstruct", "projection", "importance"]
 # (inputs NX, wanted outputs NY, the teacher's map seen along P: YX) → weight YX and bias Y
 _Fit = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -73,7 +75,7 @@ def reconstruct(
             source, slot, map_EK = getattr(layer, part), getattr(ours, part), chosen.maps[part]
             along_KD = map_EK.T @ source.weight @ basis_ED
             slot.weight[chosen.at], slot.bias[chosen.at] = fit(state_ND, source(states[i]) @ map_EK, along_KD)
-        context_ND = entering(student, ours.attention_out, batches, body=True)
+        context_ND = contexts(ours, counts[0], state_ND, batches)
         target_ND = fit_norm(ours.attention_norm, seen.attended_ND[i] @ basis_ED)
         along_DD = ours.attention_out.weight.clone()
         along_DD[:, chosen.at] = basis_ED.T @ layer.attention_out.weight @ chosen.maps["value"]
@@ -131,9 +133,11 @@ def _feed_forward(
     wide: Layer, narrow: Layer, attended_NE: Tensor, state_ND: Tensor, wanted_ND: Tensor, basis_ED: Tensor, fit: _Fit
 ) -> tuple[Tensor, float]:
     """Set in and out; returns the student's state after the layer and its correlation with the target."""
-    raw_NF = wide.ffn_in(attended_NE)
-    chosen = selection.neurons(raw_NF, wide.activation, wide.ffn_out.weight, narrow.ffn_in.out_features)
-    _set(narrow.ffn_in, fit(state_ND, raw_NF[:, chosen], wide.ffn_in.weight[chosen] @ basis_ED))
+    some_NF = wide.ffn_in(attended_NE[:: max(1, len(attended_NE) // JUDGED)])
+    chosen = selection.neurons(some_NF, wide.activation, wide.ffn_out.weight, narrow.ffn_in.out_features)
+    raw_NF = linear(attended_NE, wide.ffn_in.weight[chosen], wide.ffn_in.bias[chosen])
+    _set(narrow.ffn_in, fit(state_ND, raw_NF, wide.ffn_in.weight[chosen] @ basis_ED))
+    del raw_NF
     active_NF = narrow.activation(narrow.ffn_in(state_ND))
     target_ND = fit_norm(narrow.ffn_norm, wanted_ND)
     _set(narrow.ffn_out, fit(active_NF, target_ND - state_ND, basis_ED.T @ wide.ffn_out.weight[:, chosen]))

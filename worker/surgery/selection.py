@@ -31,7 +31,7 @@ def heads(wide: Layer, input_NE: Tensor, count: int, teacher_count: int, width: 
     size, narrow_size = wide.query.out_features // teacher_count, width // count
     values_NHS = torch.unflatten(wide.value(input_NE), -1, (teacher_count, size))
     out_EHS = torch.unflatten(wide.attention_out.weight, -1, (teacher_count, size))
-    moved_H = torch.stack([(values_NHS[:, h] @ out_EHS[:, h].T).var(0, correction=0).sum() for h in range(teacher_count)])
+    moved_H = torch.stack([_moved(values_NHS[:, h], out_EHS[:, h]) for h in range(teacher_count)])
     chosen = moved_H.topk(min(count, teacher_count)).indices.sort().values.tolist()
     taken = min(size, narrow_size)
     maps = {}
@@ -49,6 +49,12 @@ def neurons(raw_NF: Tensor, activation: Any, out_weight_EF: Tensor, count: int) 
     """The `count` neurons of the largest std(a_f) ‖W_out,f‖, in rising order."""
     strength_F: Tensor = activation(raw_NF).std(0, correction=0) * out_weight_EF.norm(dim=0)
     return strength_F.topk(count).indices.sort().values
+
+
+def _moved(value_NS: Tensor, out_ES: Tensor) -> Tensor:
+    """Σ_e var(v W_o)_e = tr(W_o cov(v) W_oᵀ), without the product for every token."""
+    result: Tensor = (out_ES @ torch.cov(value_NS.T, correction=0) * out_ES).sum()
+    return result
 
 
 def _leading(wide: Layer, part: str, input_NE: Tensor, head: int, heads: int, taken: int) -> Tensor:

@@ -1,5 +1,6 @@
-"""Models small enough to run in every test, and records of every task."""
+"""Models small enough to run in every test, records of every task, and jobs whose rows are prepared."""
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,14 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import BertConfig, BertForMaskedLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from app.domain.spec import JobSpec
 from tests.fixtures.tiny import make_rows, make_tiny_teacher, make_tokenizer
 from worker.augmenters.base import Scene
 from worker.heads.base import About
 from worker.heads.registry import HEADS
+from worker.phases import augment, label
+from worker.phases.base import Context
+from worker.run import protocol
 
 Record = dict[str, Any]
 LABELS = ("balance", "card", "delivery", "refund", "travel")
@@ -126,6 +131,83 @@ def scene(encoder: Path) -> Callable[..., Scene]:
         return Scene(folders, HEADS[about.task](about), torch.device("cpu"), torch.float32, seed, lambda: None, model)
 
     return make
+
+
+Made = Callable[..., Context]
+
+
+@pytest.fixture(scope="module")
+def teacher_folder(tmp_path_factory: pytest.TempPathFactory, encoder: Path) -> Callable[[str, int], Path]:
+    """A teacher of a problem, made once; the n-th answers otherwise than the others."""
+    root = tmp_path_factory.mktemp("teachers")
+
+    def folder(problem: str, n: int) -> Path:
+        about, made = about_of(problem), root / f"{problem}-{n}"
+        if not made.exists():
+            torch.manual_seed(n)
+            head = HEADS[about.task](about)
+            model = head.load(encoder)
+            with torch.no_grad():
+                for value in model.parameters():
+                    if value.dim() == 2:
+                        value.mul_(15.0)  # far from the even answers of a new model
+            head.save(model, encoder, made)
+        return made
+
+    return folder
+
+
+@pytest.fixture
+def job(tmp_path: Path, encoder: Path, teacher_folder: Callable[[str, int], Path]) -> Made:
+    """A job whose rows are prepared and whose teachers stand."""
+
+    def make(problem: str, records: list[Record], *blocks: dict[str, Any], teachers: int = 1, **request: Any) -> Context:
+        about, workdir = about_of(problem), tmp_path / f"work-{len(list(tmp_path.iterdir()))}"
+        route = {"route": "by"} if any("route" in record for record in records) else {}
+        names = [{"route": f"t{n}"} if route else {} for n in range(teachers)]
+        spec = {
+            "name": "test",
+            "task": about.task,
+            "teacher": {
+                "source": "local",
+                "model": "t",
+                "batch_size": 7,
+                **names[0],
+                "ensemble": [{"source": "local", "model": "t", "weight": 2.0, **name} for name in names[1:]],
+            },
+            "student": {"init": "teacher_layers"},
+            "data": {
+                "training_file": "file-" + "0" * 26,
+                "problem": about.problem if about.task == "text-classification" else "single_label",
+                **route,
+            },
+            "augmentation": list(blocks),
+        }
+        (workdir / "prepared").mkdir(parents=True)
+        data = {"task": about.task, "problem": about.problem, "labels": about.labels, "max_length": 32, "pairs": about.pairs}
+        (workdir / "prepared" / "data.json").write_text(json.dumps(data))
+        for split in ("train", "validation"):
+            (workdir / "prepared" / f"{split}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+        for n in range(teachers):
+            (workdir / ("teacher" if n == 0 else f"teacher-{n}")).symlink_to(teacher_folder(problem, n))
+        asked = {"ensemble_dirs": [str(encoder)] * (teachers - 1), "device": "cpu", "config_hash": "sha256:x", **request}
+        ask = protocol.RunRequest(
+            job_id="djob_t", attempt=1, spec={}, workdir=str(workdir), cache_dir=str(tmp_path / "cache"),
+            files={}, formats={}, teacher_dir=str(encoder), **asked,
+        )  # fmt: skip
+        events: list[Any] = []
+        context = Context(ask, JobSpec.model_validate(spec), workdir, events.append)
+        context.events = events  # type: ignore[attr-defined]
+        return context
+
+    return make
+
+
+def kept(context: Context) -> tuple[list[Record], dict[str, Any]]:
+    augment.run(context, label.members(context, "prepared-train"), 0.2, 0.4)
+    folder = context.output("augmented")
+    rows = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+    return rows, json.loads((folder / "augmentation.json").read_text())
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from app.domain.db import Sessions, reading, transaction
 from app.domain.models import Job
@@ -103,3 +104,74 @@ def test_a_model_of_a_block_is_pinned_kept_and_handed_to_the_run(
 
 def test_a_job_without_such_models_names_none(service: JobService, body: Body) -> None:
     assert "augmenters" not in service.prepare({**body, "augmentation": [{"type": "mixup"}]}).inputs
+
+
+# -- a model behind an endpoint --------------------------------------------------------------------------------------
+
+WRITES = {"type": "teacher_generate", "source": "openai", "model": "gpt-x", "base_url": "https://api.example.com/v1"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "param", "code"),
+    [
+        ({"base_url": None}, "base_url", "missing_parameter"),
+        ({"base_url": 7}, "base_url", "invalid_parameter"),
+        ({"base_url": "api.example.com/v1"}, "base_url", "invalid_parameter"),
+        ({"base_url": "ftp://api.example.com"}, "base_url", "invalid_parameter"),
+        ({"base_url": "https://me:secret@api.example.com/v1"}, "base_url", "invalid_parameter"),
+        ({"base_url": "https://2130706433/v1"}, "base_url", "invalid_parameter"),
+        ({"base_url": "http://127.0.0.1:8000/v1"}, "base_url", "endpoint_not_allowed"),
+        ({"base_url": "http://[::ffff:a9fe:a9fe]/v1"}, "base_url", "endpoint_not_allowed"),
+        ({"base_url": "http://localhost:8000/v1"}, "base_url", "endpoint_not_allowed"),
+        ({"base_url": "http://redis:6379"}, "base_url", "endpoint_not_allowed"),
+        ({"model": ""}, "model", "invalid_parameter"),
+        ({"revision": "main"}, "revision", "invalid_parameter"),
+        ({"api": "responses"}, "api", "invalid_parameter"),
+        ({"concurrency": 1000}, "concurrency", "invalid_parameter"),
+        ({"api_key": "sk-1"}, "api_key", "unknown_parameter"),
+        ({"source": "registry", "model": "writer"}, "base_url", "invalid_parameter"),
+    ],
+)
+def test_what_is_wrong_with_an_endpoint_is_said(
+    changes: Body, param: str, code: str, service: JobService, body: Body, register: Callable[..., str]
+) -> None:
+    register("writer", **WRITER)
+    assert faults(service, body, {**WRITES, **changes}) == [(f"augmentation[0].{param}", code)]
+    assert "secret" not in str(service.validate({**body, "augmentation": [{**WRITES, **changes}]})["errors"])
+
+
+def test_an_endpoint_needs_a_model(service: JobService, body: Body) -> None:
+    without = {name: value for name, value in WRITES.items() if name != "model"}
+    assert faults(service, body, without) == [("augmentation[0]", "invalid_parameter")]
+
+
+def test_only_what_writes_may_ask_an_endpoint(service: JobService, body: Body) -> None:
+    assert faults(service, body, {**WRITES, "type": "mlm_replace"}) == [("augmentation[0].base_url", "unknown_parameter")]
+    block = {"type": "mlm_replace", "source": "openai", "model": "gpt-x"}
+    assert ("augmentation[0].source", "invalid_parameter") in faults(service, body, block)
+
+
+def test_a_run_gets_the_keys_of_its_own_endpoints_and_no_model_folder(
+    service: JobService, body: Body, sessions: Sessions, blobs: BlobStore, settings: Settings
+) -> None:
+    keys = {"https://api.example.com": SecretStr("sk-its-own"), "https://api.example.com:8443": SecretStr("sk-another")}
+    settings = settings.model_copy(update={"endpoint_keys": keys, "private_endpoints": ["http://127.0.0.1:8000"]})
+    service = JobService(sessions, blobs, settings, PROJECT, "key_test")
+    inner = {**WRITES, "base_url": "http://127.0.0.1:8000/v1"}
+    job: Job = service.prepare({**body, "augmentation": [WRITES, inner, {"type": "mlm_replace"}]})
+    assert "augmenters" not in job.inputs
+    assert "sk-" not in str(job.spec)
+    again = service.validate({**body, "augmentation": job.spec["augmentation"]})  # what was resolved can be sent again
+    assert again["errors"] == []
+    with transaction(sessions) as session:
+        service.insert(session, job)
+    with reading(sessions) as session:
+        stored = session.get(Job, job.id)
+        assert stored is not None
+        stored.attempt = 1
+        request = build_request(stored, Inputs(settings, blobs))
+    assert request.augmenter_dirs == []
+    assert {origin: key.get_secret_value() for origin, key in request.endpoint_keys.items()} == {
+        "https://api.example.com": "sk-its-own"
+    }
+    assert request.private_endpoints == ["http://127.0.0.1:8000"]
