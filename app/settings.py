@@ -15,7 +15,9 @@ from app.domain.errors import InvalidRequest
 class Settings(BaseSettings):
     """Names in the environment: RETORT_<FIELD>, and the well-known DATABASE_URL, REDIS_URL, BLOB_URL."""
 
-    model_config = SettingsConfigDict(env_prefix="RETORT_", frozen=True, populate_by_name=True, hide_input_in_errors=True)
+    model_config = SettingsConfigDict(
+        env_prefix="RETORT_", frozen=True, populate_by_name=True, hide_input_in_errors=True, env_ignore_empty=True
+    )
 
     data_dir: Path = Path(".retort")
     database_url: str = Field(default="", validation_alias="DATABASE_URL")

@@ -48,7 +48,7 @@ class Publisher:
             at = clock(session)
             for artifact in (artifacts := [*reports, *files]):
                 artifact.job_id, artifact.created_at = job.id, at
-            published = Published(result, artifacts, usage, f"Succeeded: {result['model']}.")
+            published = Published(result, artifacts, {**done.usage, **usage}, f"Succeeded: {result['model']}.")
             succeeded = leases.succeed(locked, published)
             hit(self.fault, Failpoint.BEFORE_COMMIT)
         hit(self.fault, Failpoint.PUBLISHED)
