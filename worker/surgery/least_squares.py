@@ -19,7 +19,7 @@ def ridge(given_NX: Tensor, wanted_NY: Tensor, relative: float = RIDGE, counts_N
     gram_XX = torch.zeros(given_NX.shape[1], given_NX.shape[1], dtype=torch.float64)
     cross_XY = torch.zeros(given_NX.shape[1], wanted_NY.shape[1], dtype=torch.float64)
     for start in range(0, len(given_NX), CHUNK):
-        x, y = (v[start : start + CHUNK] - mean.to(v.dtype) for v, mean in ((given_NX, x_mean), (wanted_NY, y_mean)))
+        x, y = ((v[start : start + CHUNK] - mean.to(v.dtype)).float() for v, mean in ((given_NX, x_mean), (wanted_NY, y_mean)))
         weighted = x if counts_N is None else x * counts_N[start : start + CHUNK, None].to(x.dtype)
         gram_XX += weighted.T @ x
         cross_XY += weighted.T @ y
