@@ -1,4 +1,4 @@
-"""For students without layers: a table of token vectors wants a high learning rate and many cheap epochs."""
+"""For students without layers: a table of token vectors wants a high learning rate and few epochs."""
 
 from pydantic import Field
 
@@ -25,6 +25,6 @@ class Static(Recipe):
     ]
 
     class Params(SoftParams):
-        epochs: int = Field(default=20, ge=1, le=1000, description="Passes over the training rows.")
+        epochs: int = Field(default=8, ge=1, le=1000, description="Passes over the training rows; more of them overfit.")
         learning_rate: float = Field(default=3e-3, gt=0, description="Peak: some ten times a transformer's.")
         batch_size: int = Field(default=64, ge=3, le=65536, description="Rows per optimiser step.")
