@@ -147,6 +147,8 @@ def test_words_in_context(cluster: Cluster) -> None:
     done = job(cluster, "context", tasks.text, {"task": "masked-lm", "teacher": fit, "recipe": {"type": "distilbert", **SHORT}}, {})
     assert done["result"]["report"]["metric"] == "mlm_accuracy"
     infer(cluster, "/v1/embeddings", model="context", input="my card")
+    files = {file["name"] for file in cluster.api.get("/v1/registry/models/context/versions/1/artifacts").json()["data"]}
+    assert {"onnx/model_int8.onnx", "onnx/model_int8_vectors.onnx"} <= files
 
 
 METHODS: dict[str, dict[str, Any]] = {

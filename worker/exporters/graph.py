@@ -70,6 +70,16 @@ def tidy(model: Any) -> Any:
     return model
 
 
+def answering(source: Path, outputs: list[str], target: Path) -> None:
+    """The graph of `source` with these outputs alone. ONNX Runtime computes every output, whichever are asked for."""
+    model = onnx.load(source)
+    wanted = [output for output in model.graph.output if output.name in outputs]
+    del model.graph.output[:]
+    model.graph.output.extend(wanted)
+    Graph(model).drop_unused()
+    save(model, target)
+
+
 def strip(model: Any) -> None:
     """Remove what says where and with what the graph was made."""
     model.producer_name, model.producer_version, model.doc_string = "retort", "", ""

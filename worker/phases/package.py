@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from app.domain.errors import InvalidRequest
+from worker.exporters.graph import answering
 from worker.exporters.onnx import inputs_of, outputs_of
 from worker.exporters.safetensors import Safetensors, export_tokenizer
 from worker.heads.base import Head
@@ -38,7 +39,7 @@ def run(context: Context) -> None:
     _weights(context, out, head)
     context.stop()
     context.advance(NAME, 0.4)
-    backends = _graphs(context, out)
+    backends = _graphs(context, out, head)
     config = json.loads((out / "config.json").read_text())
     inputs = inputs_of(head, SimpleNamespace(**config))
     embeds = "embedding" in outputs_of(head)
@@ -75,8 +76,8 @@ def _weights(context: Context, out: Path, head: Head) -> None:
         export_tokenizer(student, out)
 
 
-def _graphs(context: Context, out: Path) -> list[dict[str, str]]:
-    """Copies the ONNX graphs; the first entry is what serving prefers."""
+def _graphs(context: Context, out: Path, head: Head) -> list[dict[str, Any]]:
+    """Copies the ONNX graphs; the first entry is what serving prefers: of a masked language model one without scores of words."""
     quantized = graph_of(context)
     wanted = [quantized] if quantized is not None else []
     if "onnx" in context.spec.exports:
@@ -93,7 +94,13 @@ def _graphs(context: Context, out: Path) -> list[dict[str, str]]:
         weights = graph.with_name(f"{graph.name}.data")  # beside graphs of 2 GiB and more
         if weights.is_file():
             shutil.copyfile(weights, out / "onnx" / weights.name)
-    return [{"backend": "onnx_runtime", "file": f"onnx/{graph.name}", "precision": precision} for graph, precision in wanted]
+    found = [{"backend": "onnx_runtime", "file": f"onnx/{graph.name}", "precision": precision} for graph, precision in wanted]
+    if head.about.task != "masked-lm":
+        return found
+    graph = wanted[0][0]
+    vectors = out / "onnx" / f"{graph.stem}_vectors.onnx"
+    answering(graph, ["embedding"], vectors)
+    return [{**found[0], "file": f"onnx/{vectors.name}", "outputs": ["embedding"]}, *found]
 
 
 def _model_card(context: Context, report: dict[str, Any], card: dict[str, Any], head: Head) -> str:
@@ -126,7 +133,8 @@ def _model_card(context: Context, report: dict[str, Any], card: dict[str, Any], 
         "",
         "- `config.json`, `model.safetensors`, `tokenizer.json`: transformers' `from_pretrained`",
         *(
-            f"- `{b['file']}` ({b['precision']}): ONNX Runtime; in {_quoted(card['inputs'])}; out {_quoted(outputs_of(head))}"
+            f"- `{b['file']}` ({b['precision']}): ONNX Runtime; in {_quoted(card['inputs'])}; "
+            f"out {_quoted(b.get('outputs', outputs_of(head)))}"
             for b in card["backends"]
         ),
         "- `retort.json`: labels, cut and preferred files, for serving",
