@@ -2,6 +2,7 @@
 
 It renews no lease, writes nothing to the job's row and decides nothing: what its child makes counts once it is sealed in the
 job's work folder. It ends when no trial is unclaimed, when the job is no longer that attempt's, or when a job wants the slot.
+One that fails gives its place back, and this worker does not come to that job again.
 """
 
 import contextlib
@@ -12,15 +13,19 @@ import threading
 import time
 from pathlib import Path
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from app.domain import ids
+from app.domain.db import transaction
 from app.domain.errors import DomainError
 from app.domain.models import Job
+from app.domain.repositories.helpers import Helpers
 from worker import fetcher
 from worker.attempt import PAUSE_GRACE
 from worker.child import Child
 from worker.inputs import Inputs, build_request
 from worker.lease import Lease
-from worker.run import protocol
+from worker.run import exitcodes, protocol
 from worker.surroundings import Surroundings
 
 log = logging.getLogger(__name__)
@@ -32,6 +37,7 @@ class Helper:
         self._around, self._settings = around, around.settings
         self._lease = Lease(around.sessions, job.id, job.attempt, math.inf, math.inf)  # looks, and never renews
         self._leave_at: float | None = None  # when it must be gone
+        self.failed = False
         self.thread = threading.Thread(target=self._guarded, name=f"helper-{job.id}", daemon=True)
 
     def start(self) -> None:
@@ -57,21 +63,37 @@ class Helper:
     # ----------------------------------------------------------------------------------------------------------------
 
     def _guarded(self) -> None:
+        useful = False
         try:
-            self._run()
-        except (DomainError, OSError, fetcher.Stopped) as reason:
+            useful = self._run()
+        except (DomainError, OSError) as reason:
             log.warning("job %s: no help from here: %s", self.job.id, reason)
+        except fetcher.Stopped:
+            pass
         except Exception:
             log.exception("job %s: helping failed", self.job.id)
         finally:
+            self.failed = not useful and not self._unwanted()
             self._lease.close()
+            if not useful:
+                self._give_back()
             self._around.ended()
 
-    def _run(self) -> None:
+    def _give_back(self) -> None:
+        try:
+            with transaction(self._around.sessions) as session:
+                Helpers(session).leave(self.job.id, self.job.attempt)
+        except SQLAlchemyError as error:
+            log.warning("job %s: a helper's place is lost, the database does not answer (%s)", self.job.id, type(error).__name__)
+
+    def _run(self) -> bool:
+        """Whether it trained until nothing was left, or there was nothing."""
         workdir = self._around.blobs.run(self.job.id, self.job.attempt)
+        if not workdir.is_dir():
+            log.warning("job %s: no help from here, its folder is not in this blob store: %s", self.job.id, workdir)
+            return False
         if not (workdir / protocol.RUNG).is_file():
-            log.info("job %s: nothing to help with in %s (over, or a blob store of another worker's)", self.job.id, workdir)
-            return
+            return True
         request = build_request(self.job, Inputs(self._settings, self._around.blobs, self._unwanted))
         folder = workdir / protocol.HELPERS / ids.new_id(ids.HELPER)
         folder.mkdir(parents=True, mode=0o700)
@@ -81,6 +103,7 @@ class Helper:
             try:
                 code = self._watch(child, 2 * request.stall_seconds)
                 log.info("job %s: helper %s ended with %d", self.job.id, folder.name, code)
+                return code in (exitcodes.DONE, exitcodes.CANCELLED)  # cancelled: by itself, the rung is over
             finally:
                 child.kill()
                 child.close()

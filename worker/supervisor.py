@@ -51,6 +51,7 @@ class Supervisor:
         self._settings, self._blobs = settings, blobs
         self._around = Surroundings(settings, sessions, blobs, command, ended=self.nudge)
         self._attempts: dict[int, Attempt | Helper] = {}  # by slot
+        self._unable: set[str] = set()  # jobs whose trials come to nothing here
         self._import: ImportRun | None = None
         self._relay = Relay(sessions, send) if send is not None else None
         self._wake, self._stopping = threading.Event(), threading.Event()
@@ -185,16 +186,17 @@ class Supervisor:
         """Slots that no job wants train trials of a search, of this worker's or of another's."""
         for slot in self._free():
             with reading(self._sessions) as session:
-                if not Helpers(session).wanted():
+                if not Helpers(session).wanted(self._unable):
                     return
             with transaction(self._sessions) as session:
-                job = Helpers(session).join(self.id)
+                job = Helpers(session).join(self.id, self._unable)
             if job is None:
                 return
             log.info("worker %s slot %d: helps job %s attempt %d", self.id, slot, job.id, job.attempt)
             self._begin(slot, Helper(job, slot, self._around))
 
     def _free(self) -> list[int]:
+        self._unable |= {h.job.id for h in self._attempts.values() if isinstance(h, Helper) and h.failed}
         with self._lock:
             self._attempts = {slot: held for slot, held in self._attempts.items() if held.alive}
         return [slot for slot in range(self._settings.worker_slots) if slot not in self._attempts]

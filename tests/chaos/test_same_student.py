@@ -54,7 +54,8 @@ class Installation:
         make_rows(self.blobs.file(file_id), rows, seed=seed)
         return {"id": file_id, "format": "jsonl", "sha256": manifest.sha256_file(self.blobs.file(file_id)), "rows": rows}
 
-    def submit(self, **changes: Any) -> str:
+    def submit(self, *, afresh: bool = True, **changes: Any) -> str:
+        """`afresh`: the teacher is fitted and asked again."""
         objectives = [{"type": "response", "temperature": 2.0, "weight": 0.7}, {"type": "hard_label", "weight": 0.3}]
         stage = {"name": "output", "objectives": objectives, "epochs": 60, "learning_rate": 2e-3, "batch_size": 16}
         spec = JobSpec.model_validate(
@@ -72,8 +73,9 @@ class Installation:
         ).resolved()
         teacher = {"source": "local", "ref": "tiny-teacher", "model": "tiny-teacher", "digest": None, "revision": None}
         inputs = {"files": self.files, "teacher": teacher, "student": None}
-        shutil.rmtree(self.blobs.root / "cache")  # what an earlier job labelled
-        (self.blobs.root / "cache").mkdir()
+        if afresh:
+            shutil.rmtree(self.blobs.root / "cache")
+            (self.blobs.root / "cache").mkdir()
         name = ids.new_id("m").lower()
         return add_job(self.sessions, spec=spec, config_hash=config_hash(spec), inputs=inputs, model_name=name)
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from app.domain.errors import InvalidRequest
 from app.domain.spec import JobSpec
 from worker.phases import initial, label, runs, teaching
 from worker.phases.base import Context, StopRequested
@@ -175,16 +176,18 @@ class TrialContext(Context):
 
 
 def assist(context: Context) -> None:
-    """A helper: train trials of the search in `request.helps` until none is unclaimed; ends as well when the rung is over."""
+    """A helper: train trials of the search in `request.helps` until none is unclaimed; ends as well when the rung is over.
+
+    Raises InvalidRequest on another kind of device.
+    """
     assert context.request.helps is not None
     workdir = Path(context.request.helps)
     claims = Claims(workdir)
     rung = claims.rung()
-    device = device_of(context.request.device).type
-    if rung is None or rung.device != device:
-        wanted = "the rung is over" if rung is None else f"its trials are trained on {rung.device}, this is {device}"
-        print(f"nothing to help with: {wanted}", flush=True)  # noqa: T201
+    if rung is None:
         return
+    if rung.device != (device := device_of(context.request.device).type):
+        raise InvalidRequest(f"The search's trials are trained on {rung.device}, this is {device}: the bits would differ.")
     torch.set_num_threads(rung.threads)
     show_life(context.workdir, context.request.lease_seconds / _BEATS)
 

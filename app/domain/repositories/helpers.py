@@ -4,6 +4,7 @@
 falls by one with everybody who comes, and means nothing once the job is not `running`.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 from sqlalchemy import select, update
@@ -20,13 +21,14 @@ class Helpers:
     def __init__(self, session: Session) -> None:
         self.session = session
 
-    def wanted(self) -> bool:
+    def wanted(self, but: Collection[str] = ()) -> bool:
         """Whether `join` would find something: a read that blocks nobody."""
-        return self.session.execute(select(Job.id).where(*_WANTED).limit(1)).first() is not None
+        return self.session.execute(select(Job.id).where(*_WANTED, Job.id.not_in(but)).limit(1)).first() is not None
 
-    def join(self, worker: str) -> Job | None:
-        """Take one of the places of the search that matters most, and say so among its events."""
-        best = select(Job.id).where(*_WANTED).order_by(Job.priority.desc(), Job.id).limit(1).with_for_update(skip_locked=True)
+    def join(self, worker: str, but: Collection[str] = ()) -> Job | None:
+        """Take one of the places of the search that matters most, none of the jobs in `but`; its events tell."""
+        open_ = select(Job.id).where(*_WANTED, Job.id.not_in(but))
+        best = open_.order_by(Job.priority.desc(), Job.id).limit(1).with_for_update(skip_locked=True)
         query = (
             update(Job)
             .where(Job.id == best.scalar_subquery(), *_WANTED)
@@ -39,3 +41,9 @@ class Helpers:
             joined = NewEvent("log", f"Worker {worker} helps with the trials.", {"worker": worker})
             Events(self.session).insert(job.id, job.attempt, job.last_seq, [joined])
         return job
+
+    def leave(self, job_id: str, attempt: int) -> None:
+        """Give the place back: somebody else may do better. If nothing is left to train, who takes it finds that out."""
+        running = (Job.id == job_id, Job.attempt == attempt, Job.status == Status.RUNNING)
+        query = update(Job).where(*running).values(helpers_wanted=Job.helpers_wanted + 1)
+        self.session.execute(query.execution_options(synchronize_session=False))
