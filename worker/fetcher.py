@@ -1,4 +1,4 @@
-"""Brings a model from the hub to this machine, before the child starts: the child has no network.
+"""Brings a model from the hub to this machine, before the child starts: the child fetches none.
 
 A name is not an identity: the revision is resolved to a commit, and files are fetched by that commit. Only allow-listed
 files, only safetensors weights, never more bytes than allowed; what arrives is checked against the hub's own sha256

@@ -7,6 +7,7 @@ from app.domain import egress
 from app.domain.errors import DomainError, InvalidRequest, MissingParameter
 
 SOURCE = "openai"
+ATTEMPTS = 3  # texts asked for at most per row that is wanted
 
 
 def check(block: dict[str, Any], at: str, private: Collection[str]) -> Iterator[DomainError]:
@@ -27,3 +28,9 @@ def check(block: dict[str, Any], at: str, private: Collection[str]) -> Iterator[
             egress.check(egress.parse(url, param), private, param)
         except DomainError as error:
             yield error
+
+
+def requests(block: dict[str, Any], rows: int) -> int:
+    """How many a run may send at most for `rows` training rows."""
+    most = round(float(block.get("factor") or 1) * rows) * ATTEMPTS
+    return min(most, int(block.get("max_requests") or most))

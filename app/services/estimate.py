@@ -12,6 +12,7 @@ from app.domain import catalog
 from app.domain.model_checks import Models, body
 from app.domain.modelfiles import ModelInfo
 from app.domain.spec import JobSpec, Stage
+from app.services import endpoints
 
 _RATE = {"cpu": 5e10, "cuda": 2e13}  # operations per second that small encoders reach
 _STEP_SECONDS = {"cpu": 0.01, "cuda": 0.01}  # of a step that no arithmetic explains
@@ -72,6 +73,11 @@ def estimate(spec: JobSpec, sizes: Sizes, models: Models, device: str, free_byte
             f"teacher {big / 1e6:.1f} M, student {small / 1e6:.1f} M parameters without embeddings"
             + ("" if models.teacher is not None else " (the hub's model is not known yet: a base-size encoder assumed)"),
             f"{_RATE[device]:.0e} operations per second ({device}), a worker is free, nothing else runs on it",
+            *(
+                f"up to {endpoints.requests(a.params, load.given):,} requests to {a.params['base_url']}, whose time is not in this"
+                for a in spec.augmentation
+                if a.params.get("source") == endpoints.SOURCE
+            ),
             *([f"the search costs {math.log2(spec.target.trials):.1f} trainings more"] if spec.target else []),
         ],
     }

@@ -74,14 +74,16 @@ class RemoteWriter:
             raise answer_invalid(f"The answer of the endpoint has no text in {where}.", self._param) from None
         usage = said.get("usage")
         told = {name: _count(usage, name) for name in _TOKENS}
-        return {"text": text or "", "finish_reason": str(choice.get("finish_reason")), **told}
+        text = (text or "").encode("utf-8", "replace").decode()  # JSON can hold halves of characters, files cannot
+        return {"text": text, "finish_reason": str(choice.get("finish_reason")), **told}
 
 
 def first_line(text: str, wanted: str, *, cut: bool) -> str:
     """The first line that is not empty; of a text cut short the whole words. Chat models like to repeat the name of what is
     wanted and to put it in quotes, `Text: "lost my card"`: both go."""
-    line = next((line.strip() for line in text.split("\n") if line.strip()), "")
-    if cut and "\n" not in text.strip() and " " in line:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    line = lines[0] if lines else ""
+    if cut and len(lines) == 1 and " " in line:
         line = line.rpartition(" ")[0]  # the last word may be a part of one
     line = line.removeprefix(f"{wanted}:").strip()
     if len(line) > 1 and (line[0], line[-1]) in (('"', '"'), ("“", "”")) and line[0] not in line[1:-1]:
@@ -91,4 +93,4 @@ def first_line(text: str, wanted: str, *, cut: bool) -> str:
 
 def _count(usage: Any, name: str) -> int:
     found = usage.get(name) if isinstance(usage, dict) else None
-    return found if isinstance(found, int) and found >= 0 else 0
+    return found if isinstance(found, int) and 0 <= found < 2**31 else 0

@@ -10,10 +10,12 @@ from app.domain.db import Sessions, reading, transaction
 from app.domain.models import Job
 from app.domain.repositories.references import References
 from app.domain.storage import BlobStore
+from app.services import endpoints
 from app.services.jobs import JobService
 from app.settings import Settings
 from tests.conftest import PROJECT
 from tests.unit.services.conftest import Upload
+from worker.augmenters import teacher_generate
 from worker.inputs import Inputs, build_request
 
 Body = dict[str, Any]
@@ -138,6 +140,16 @@ def test_what_is_wrong_with_an_endpoint_is_said(
     register("writer", **WRITER)
     assert faults(service, body, {**WRITES, **changes}) == [(f"augmentation[0].{param}", code)]
     assert "secret" not in str(service.validate({**body, "augmentation": [{**WRITES, **changes}]})["errors"])
+
+
+@pytest.mark.parametrize(
+    ("params", "most"), [({}, 108), ({"factor": 0.5}, 54), ({"max_requests": 10}, 10), ({"max_requests": 999}, 108)]
+)
+def test_the_estimate_says_how_much_is_asked_of_it(params: Body, most: int, service: JobService, body: Body) -> None:
+    assert endpoints.ATTEMPTS == teacher_generate.ATTEMPTS
+    said = service.validate({**body, "augmentation": [{**WRITES, **params}]})
+    told = [line for line in said["estimate"]["assumptions"] if "requests" in line]
+    assert told == [f"up to {most} requests to https://api.example.com/v1, whose time is not in this"]  # of 36 training rows
 
 
 def test_an_endpoint_needs_a_model(service: JobService, body: Body) -> None:

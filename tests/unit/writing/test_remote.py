@@ -1,5 +1,6 @@
 """What is asked of an endpoint's model, and what is taken of its answer."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -57,6 +58,16 @@ def test_an_answer_without_text_or_usage_is_one() -> None:
     assert usage == {"requests": 3, "prompt_tokens": 0, "completion_tokens": 0}
 
 
+def test_halves_of_characters_are_no_text(tmp_path: Path) -> None:
+    said = (
+        b'{"choices": [{"message": {"content": "lost \\ud83d card"}}], "usage": {"prompt_tokens": 1e999, "completion_tokens": 7}}'
+    )
+    with answering(lambda n, body: (200, said, {})) as fake:
+        lines, usage = wrote(fake, Journal(tmp_path / "a"))
+    assert lines == ["lost ? card"] * 3
+    assert usage == {"requests": 3, "prompt_tokens": 0, "completion_tokens": 21}
+
+
 @pytest.mark.parametrize(
     "said",
     [b"{}", b'{"choices": []}', b'{"choices": {}}', b'{"choices": "no"}', b'{"choices": [null]}', b'{"choices": [{"text": "x"}]}',
@@ -82,6 +93,7 @@ def test_an_answer_of_another_shape_is_said(said: bytes) -> None:
         ("lost my card\nTe", True, "lost my card"),
         ("", True, ""),
         (" \n\t\n", False, ""),
+        ("lost\r\nmy\u2028card", False, "lost"),
         ("Texture: x", False, "Texture: x"),
     ],
 )
