@@ -4,7 +4,8 @@
 <workdir>/helpers/<helper>/trials/<share>-…   the same, of a helper: two processes never write into one folder
 
 The job's child decides: it opens a rung, trains along, waits for the others, and takes over what one of them has lost, from
-its checkpoint. Seeds, threads and device do not depend on who trains, so neither does the student.
+its checkpoint; a helper begins only what nobody has begun. Seeds, threads and device do not depend on who trains, so neither
+does the student.
 """
 
 import json
@@ -53,11 +54,8 @@ class Trials:
                 if (quality := self.quality(name, share)) is not None:
                     del missing[name]
                     yield name, quality
-            hurry = late()
-            if hurry:
-                self._close()
-            mine = next((name for name in missing if self._falls_to_us(_key(name, share), hurry)), None)
-            if mine is not None and not hurry:
+            mine = next((name for name in missing if self._falls_to_us(_key(name, share))), None)
+            if mine is not None and not late():
                 if alone and len(missing) > 1:
                     self._labelled_first(mine, missing[mine], share)
                     self._open(missing, share)
@@ -72,11 +70,9 @@ class Trials:
                 time.sleep(_LOOK_SECONDS)
         self._close()
 
-    def _falls_to_us(self, key: str, hurry: bool) -> bool:
-        """Nobody trains it, or who did has lost it."""
-        if self.claims.taken(key):
-            return self.claims.lost(key, self.lease_seconds)
-        return hurry or self.claims.take(key, OWN)
+    def _falls_to_us(self, key: str) -> bool:
+        """Nobody trains it, or who did has lost it. Then nobody else will."""
+        return self.claims.take(key, OWN) or self.claims.lost(key, self.lease_seconds)
 
     def _labelled_first(self, name: str, student: dict[str, Any], share: float) -> None:
         """Before anybody helps: what the teacher says is then in the cache, and not asked by all of them at once."""
@@ -111,6 +107,8 @@ class Trials:
     def train(self, name: str, student: dict[str, Any], share: float) -> None:
         """Fill the trial's folder; goes on from what anybody has made of it."""
         context = self.context(name, f"{share:g}", student, share)
+        if context.sealed("quality"):
+            return
         self._begun(context)
         if not context.sealed("student"):
             teaching.teach(context)

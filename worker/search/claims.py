@@ -67,9 +67,6 @@ class Claims:
             claim.write(who)
         return True
 
-    def taken(self, trial: str) -> bool:
-        return self._claim(trial).exists()
-
     def lost(self, trial: str, after_seconds: float) -> bool:
         """Whether the helper that took it has ended, or has not been heard of for so long; to be asked again and again."""
         who = _read(self._claim(trial))

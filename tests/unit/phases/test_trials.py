@@ -114,7 +114,9 @@ def test_too_late_nothing_is_begun(search: StandIn, tmp_path: Path, threads: lis
     search.claims.take("0.5-2x8", "hlp_A")
     threads.append(threading.Timer(0.4, lambda: search.finished.update({"2x8": 22.0})))
     threads[0].start()
+    search.claims.open(Rung(0.5, STUDENTS, "cpu", 1))
     assert search.through(late=True) == {"1x8": None, "2x8": 22.0, "3x8": None}
+    assert not search.claims.take("0.5-1x8", "hlp_A"), "nor by anybody else"
     assert search.trained == []
 
 
