@@ -231,6 +231,7 @@ def test_the_second_job_asks_nobody(cluster: Cluster) -> None:
         listed = cluster.api.get(f"/v1/distillation/jobs/{done['id']}/artifacts/report.json").json()
         assert (listed["labels"]["asked"] == 0) == bool(n)
         assert listed["teachers"]["teacher"].get("reused", False) == bool(n)
+        assert all((told.get("seconds_saved", 0) > 0) == bool(n) for told in (listed["labels"], listed["teachers"]["teacher"]))
     assert times[1] <= times[0]
 
 

@@ -29,6 +29,7 @@ def facts(report: dict[str, Any]) -> list[tuple[str, str]]:
         *(("teacher, in ensemble", _source(member)) for member in plan["teacher"].get("ensemble") or []),
         ("student", value(plan["student"])),
     ]
+    found += [("from the cache", text) for text in _reused(report)]
     found += _made(report["training"].get("student", {}))
     if plan.get("target"):
         found.append(("target", value(plan["target"])))
@@ -79,6 +80,20 @@ def _schedule(found: Mapping[str, Any]) -> str:
 
 def _source(teacher: Mapping[str, Any]) -> str:
     return f"{teacher['source']}:{teacher['model']}" + (f" at {teacher['revision']}" if teacher.get("revision") else "")
+
+
+def _reused(report: Mapping[str, Any]) -> list[str]:
+    """What an earlier job of the project had done already, and the seconds it had taken where they were written down."""
+
+    def took(told: Mapping[str, Any]) -> str:
+        return f", which took {told['seconds_saved']:,.1f} s" if told.get("seconds_saved") else ""
+
+    fitted = [f"{name}, fitted{took(told)}" for name, told in (report.get("teachers") or {}).items() if told.get("reused")]
+    labels = report.get("labels") or {}
+    if count := labels.get("reused"):
+        whole = count + labels["asked"]
+        fitted.append(f"the teacher's answers to {count:,} of {whole:,} texts{took(labels)}")
+    return fitted
 
 
 def _rows_made(told: Mapping[str, Any]) -> str:

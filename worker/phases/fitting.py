@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 from app.domain import manifest
 from app.domain.errors import ArtifactCorrupt, DatasetInvalid
@@ -31,10 +32,11 @@ def fill(context: Context, head: Head, name: str, source: Path, wanted: Finetune
         _take(source, context.fresh(name))
         return
     kept = Path(context.request.cache_dir) / f"fitted-{_key(context, head, name, source, wanted)}"
-    if _whole(kept):
+    if (known := _whole(kept)) is not None:
         _take(kept, context.fresh(name))
         (kept / "USED").touch()
-        context.output(f"{name}.json").write_text(json.dumps({"steps": 0, "seconds": 0.0, "reused": True}))
+        saved = {"seconds_saved": known["seconds"]} if "seconds" in known else {}
+        context.output(f"{name}.json").write_text(json.dumps({"steps": 0, "seconds": 0.0, "reused": True, **saved}))
         return
     seed = _seed(context, name, wanted)
     seed_everything(seed, context.spec.deterministic)
@@ -58,7 +60,7 @@ def fill(context: Context, head: Head, name: str, source: Path, wanted: Finetune
     head.save(model, source, out)
     told = {"steps": outcome.steps, "seconds": outcome.seconds, "metric": outcome.metric, "validation": outcome.best_score}
     context.output(f"{name}.json").write_text(json.dumps(told))
-    _keep(out, kept)
+    _keep(out, kept, outcome.seconds)
 
 
 def _seed(context: Context, name: str, wanted: Finetune) -> int:
@@ -81,20 +83,20 @@ def _key(context: Context, head: Head, name: str, source: Path, wanted: Finetune
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
-def _whole(kept: Path) -> bool:
+def _whole(kept: Path) -> dict[str, Any] | None:
     try:
-        manifest.verify(kept)
+        return manifest.verify(kept)
     except ArtifactCorrupt:
-        return False
-    return True
+        return None
 
 
-def _keep(folder: Path, kept: Path) -> None:
+def _keep(folder: Path, kept: Path, seconds: float) -> None:
+    """`seconds` of fitting stand in the manifest: what the next job saves."""
     staged = kept.with_name(f".{kept.name}.{os.getpid()}")
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(parents=True, mode=0o700)
     _take(folder, staged)
-    manifest.write(staged)
+    manifest.write(staged, seconds=round(seconds, 3))
     shutil.rmtree(kept, ignore_errors=True)
     staged.rename(kept)
 

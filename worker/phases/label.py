@@ -108,7 +108,7 @@ def answer_once(context: Context, head: Head) -> None:
     used: set[str] = set()
     cache = Path(context.request.cache_dir)
     splits = ["train", *(["validation"] if _needs_validation(context, head) else [])]
-    done = asked = 0
+    done, told = 0, cached.Labelled()
     everyone = {split: members(context, split) for split in splits}
     total = sum(len(m.rows) for ms in everyone.values() for m in ms)
     for split, found in everyone.items():
@@ -122,12 +122,14 @@ def answer_once(context: Context, head: Head) -> None:
                 context.advance("labelling", share, examples_done=before + rows, examples_total=total, stage="labels")
 
             if kinds:
-                asked += cached.label(member.ask, key, sorted(kinds), member.rows.sequences(), cache, context.stop, tell)
+                told += cached.label(member.ask, key, sorted(kinds), member.rows.sequences(), cache, context.stop, tell)
                 used.add(key)
             done += len(member.rows)
             described["members"].append({"split": split, "key": key, "kinds": sorted(kinds), "rows": len(member.rows)})
     cached.trim(cache, context.request.cache_bytes, used)
-    described["asked"] = asked
+    described |= {"asked": told.asked, "reused": told.reused}
+    if told.seconds_saved:
+        described["seconds_saved"] = round(told.seconds_saved, 3)
     out = context.fresh("labelled")
     (out / "labels.json").write_text(json.dumps(described, sort_keys=True))
     context.seal("labelled")

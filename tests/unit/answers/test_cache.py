@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -129,3 +130,24 @@ def test_the_least_recently_used_goes_first_and_what_is_in_use_stays(tmp_path: P
     assert sorted(p.name for p in tmp_path.iterdir()) == ["fresh", "mine", "old"]
     cache.trim(tmp_path, 0, {"mine"})
     assert sorted(p.name for p in tmp_path.iterdir()) == ["fresh", "mine"]
+
+
+def test_what_the_cache_saves_is_what_asking_took(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(0, 1000, 2))
+    monkeypatch.setattr(cache.time, "monotonic", lambda: float(next(clock)))  # every question takes two seconds
+    given = rows()
+
+    def ask(kinds: Sequence[str]) -> cache.Labelled:
+        return cache.label(Teacher(), "key", kinds, given, tmp_path, lambda: None, lambda _: None)
+
+    assert ask(["logits", "h1"]) == cache.Labelled(asked=len(given))
+    assert ask(["logits", "h1"]) == cache.Labelled(reused=len(given), seconds_saved=6.0), "three shards, one pass for both kinds"
+    assert ask(["h1"]) == cache.Labelled(reused=len(given), seconds_saved=6.0)
+    (tmp_path / "key" / "shard-00001.logits.safetensors").unlink()
+    assert ask(["logits", "h1"]) == cache.Labelled(SHARD_ROWS, len(given) - SHARD_ROWS, 4.0)
+    for shard in (tmp_path / "key").glob("*.safetensors"):  # as an earlier release wrote it, or with a figure that is none
+        with safe_open(shard, "pt") as file:
+            told = file.metadata()
+        without = {"seconds": "nan"} if "00000" in shard.name else {}
+        save_file(load_file(shard), shard, {"sha256": told["sha256"], **without})
+    assert ask(["logits", "h1"]) == cache.Labelled(reused=len(given)), "it is good, and says nothing of time"

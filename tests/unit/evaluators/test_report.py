@@ -1,5 +1,6 @@
 """The summary against arithmetic by hand, and the Markdown page with whatever a report may lack or hold."""
 
+import html
 import json
 from typing import Any
 
@@ -9,6 +10,7 @@ from app import quality
 from tests.unit.evaluators.reports import qualities, regression_qualities, sample
 from worker.evaluators import report
 from worker.evaluators.markdown import markdown
+from worker.evaluators.page import render
 
 
 def _models(**values: float) -> dict[str, dict[str, Any]]:
@@ -86,6 +88,22 @@ def test_every_part_of_the_page_is_there() -> None:
     assert "temperature cosine 8 → 1; final loss" in page
     assert "weight 1, then 0.7 from 50% of the steps after 10% warm-up" in page
     assert "Distillation closed 72% of the gap" in page
+
+
+def test_what_was_not_done_again_is_told_with_its_seconds() -> None:
+    reused = {"teachers": {"teacher": {"steps": 0, "reused": True, "seconds_saved": 141.96}, "teacher-1": {"steps": 9}}}
+    told = sample(**reused, labels={"asked": 1000, "reused": 9000, "seconds_saved": 1234.5})
+    lines = ["teacher, fitted, which took 142.0 s", "the teacher's answers to 9,000 of 10,000 texts, which took 1,234.5 s"]
+    page = markdown(told)
+    for line in lines:
+        assert f"- from the cache: {line}" in page.splitlines()
+        assert line in html.unescape(render(told))
+    older = sample(teachers={"teacher": {"reused": True}}, labels={"asked": 0, "reused": 10})
+    page = markdown(older)
+    assert "- from the cache: teacher, fitted" in page.splitlines(), "nothing is known of its time"
+    assert "- from the cache: the teacher's answers to 10 of 10 texts" in page.splitlines()
+    fresh = sample(teachers={"teacher": {"steps": 9}}, labels={"asked": 10, "reused": 0})
+    assert "from the cache" not in markdown(fresh) + markdown(sample(labels={"asked": 10}))
 
 
 def test_final_losses_are_the_last_of_the_curves() -> None:
