@@ -11,12 +11,12 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForSequenceClassification
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertForSequenceClassification
 
 from app.domain import manifest
 from app.domain.errors import DatasetInvalid, ExportMismatch, InvalidRequest, UnsupportedMethod
 from app.domain.spec import JobSpec
-from tests.fixtures.tiny import INTENTS, make_rows, make_tokenizer
+from tests.fixtures.tiny import INTENTS, make_rows, make_tokenizer, tiny_config
 from worker.exporters.onnx import Onnx
 from worker.heads.base import Head
 from worker.phases import evaluate, package, quantize
@@ -30,17 +30,8 @@ PHASES = (quantize, evaluate, package)
 def _model(folder: Path, hidden: int, layers: int, seed: int) -> None:
     tokenizer = make_tokenizer()
     torch.manual_seed(seed)
-    config = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=4,
-        intermediate_size=2 * hidden,
-        max_position_embeddings=64,
-        id2label=dict(enumerate(LABELS)),
-        label2id={label: n for n, label in enumerate(LABELS)},
-        pad_token_id=tokenizer.pad_token_id,
-    )
+    labels = {"id2label": dict(enumerate(LABELS)), "label2id": {label: n for n, label in enumerate(LABELS)}}
+    config = tiny_config(tokenizer, layers=layers, hidden_size=hidden, **labels)
     BertForSequenceClassification(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import BertConfig, BertForMaskedLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import BertForMaskedLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from app.domain.spec import JobSpec
-from tests.fixtures.tiny import make_rows, make_tiny_teacher, make_tokenizer
+from tests.fixtures.tiny import make_rows, make_tiny_teacher, make_tokenizer, tiny_config
 from worker.augmenters.base import Scene
 from worker.heads.base import About
 from worker.heads.registry import HEADS
@@ -33,19 +33,9 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def masked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A BertForMaskedLM whose guesses depend on what stands around: its weights are large enough."""
     folder, tokenizer = tmp_path_factory.mktemp("masked") / "masked", make_tokenizer()
-    config = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=64,
-        max_position_embeddings=64,
-        initializer_range=0.4,
-        pad_token_id=tokenizer.pad_token_id,
-    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
-        BertForMaskedLM(config).save_pretrained(folder)
+        BertForMaskedLM(tiny_config(tokenizer, initializer_range=0.4)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoTokenizer, BertConfig
+from transformers import AutoTokenizer
 
 from app.serving.backends.base import BackendEntry, ModelCard
 from app.serving.backends.onnx_runtime import OnnxRuntime
 from app.serving.warmup import measure
 from app.serving.words import words
-from tests.fixtures.tiny import make_tokenizer
+from tests.fixtures.tiny import make_tokenizer, tiny_config
 from worker.exporters.onnx import Onnx, inputs_of
 from worker.heads.base import About, Head
 from worker.heads.registry import HEADS
@@ -33,15 +33,7 @@ def served(head: Head, folder: Path) -> tuple[Any, OnnxRuntime, ModelCard]:
     """The torch model, and the same one exported and opened."""
     make_tokenizer().save_pretrained(folder / "tokenizer")
     tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
-    config = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=4,
-        intermediate_size=64,
-        max_position_embeddings=64,
-        initializer_range=0.2,
-    )
+    config = tiny_config(tokenizer, layers=1, initializer_range=0.2)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = head.make(config).eval()

@@ -6,12 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import BertConfig
 
 from app.serving.backends.base import BackendEntry, ModelCard
 from app.serving.backends.onnx_runtime import OnnxRuntime
 from app.serving.warmup import TOLERANCE, measure
-from tests.fixtures.tiny import make_tokenizer
+from tests.fixtures.tiny import make_tokenizer, tiny_config
 from worker.exporters.onnx import Onnx
 from worker.heads.base import About
 from worker.heads.text_classification import TextClassification
@@ -25,18 +24,10 @@ EXAMPLES = Path(__file__).parents[3] / "examples" / "support_intents" / "test.js
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exported")
     tokenizer = make_tokenizer()
-    config = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=96,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        intermediate_size=192,
-        max_position_embeddings=64,
-    )
     head = TextClassification(About("text-classification", "single_label", tuple("abcde"), 64))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        head.make(config).save_pretrained(folder / "torch")
+        head.make(tiny_config(tokenizer, layers=3, hidden_size=96)).save_pretrained(folder / "torch")
     tokenizer.save_pretrained(folder)
     Onnx().export(folder / "torch", folder, head)
     return folder

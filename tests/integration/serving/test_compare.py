@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,14 +11,12 @@ import pytest
 from scipy import stats
 from sklearn import metrics
 
-from app.domain.db import Sessions, make_engine, make_sessions, transaction
-from app.domain.models import Project
+from app.domain.db import Sessions
 from app.domain.storage import BlobStore
 from app.services.files import FileService
 from app.settings import Settings
 from tests.conftest import OTHER_PROJECT, PROJECT
-from tests.fixtures.inference import Endpoint, endpoint, key_for, publish
-from tests.fixtures.servers import sqlite_database
+from tests.fixtures.inference import Endpoint, ask, endpoint, key_for, publish
 from tests.fixtures.students import LABELS, WORDS
 
 IOB = ("O", "B-CARD", "I-CARD")
@@ -34,31 +31,6 @@ STUDENTS: dict[str, dict[str, Any]] = {
     "cross": {"problem": "ranking", "pairs": True, "scorer": "cross_encoder", "types": True},
 }
 Upload = Callable[..., str]
-
-
-@pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> Settings:
-    folder = tmp_path_factory.mktemp("compare")
-    database, blobs = sqlite_database(folder, sqlite_template), f"file://{folder / 'blobs'}"
-    nowhere = "redis://127.0.0.1:1/0"
-    return Settings(
-        data_dir=folder, database_url=database, redis_url=nowhere, blob_url=blobs, pepper="pepper-of-the-tests-0123456789"
-    )
-
-
-@pytest.fixture(scope="module")
-def sessions(settings: Settings) -> Iterator[Sessions]:
-    engine = make_engine(settings.database)
-    made = make_sessions(engine)
-    with transaction(made) as session:
-        session.add_all(Project(id=i, name=i, created_at=0.0) for i in (PROJECT, OTHER_PROJECT))
-    yield made
-    engine.dispose()
-
-
-@pytest.fixture(scope="module")
-def blobs(settings: Settings) -> BlobStore:
-    return BlobStore(settings.blob_root)
 
 
 @pytest.fixture(scope="module")
@@ -114,12 +86,6 @@ def refused(serve: Endpoint, status: int, **body: Any) -> dict[str, Any]:
     answer = serve.client.post("/v1/compare", json=body)
     assert answer.status_code == status, answer.text
     return dict(answer.json()["error"])
-
-
-def ask(serve: Endpoint, path: str, **body: Any) -> Any:
-    answer = serve.client.post(f"/v1/{path}", json=body)
-    assert answer.status_code == 200, answer.text
-    return answer.json()
 
 
 def likeliest(serve: Endpoint, model: str, given: list[Any]) -> list[str]:

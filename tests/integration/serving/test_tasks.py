@@ -1,7 +1,6 @@
 """Students of every encoder task over real HTTP; what they answer is computed again from the graph, in float64."""
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,16 +12,15 @@ import redis
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from app.domain.db import Sessions, make_engine, make_sessions, transaction
-from app.domain.models import Project
+from app.domain.db import Sessions
 from app.domain.storage import BlobStore
 from app.serving.backends.base import Outputs, Text, Tokens
 from app.serving.shared_cache import PREFIX
 from app.serving.words import words
 from app.settings import Settings
 from tests.conftest import PROJECT
-from tests.fixtures.inference import Endpoint, endpoint, key_for, publish
-from tests.fixtures.servers import RedisServer, sqlite_database
+from tests.fixtures.inference import Endpoint, ask, endpoint, key_for, publish
+from tests.fixtures.servers import RedisServer
 from tests.fixtures.students import LABELS, WORDS
 
 TEXT, OTHER = "my card has not arrived yet", "refund my money"
@@ -40,31 +38,6 @@ STUDENTS: dict[str, dict[str, Any]] = {
     "bi": {"problem": "ranking", "scorer": "bi_encoder"},
     "support": {},
 }
-
-
-@pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> Settings:
-    folder = tmp_path_factory.mktemp("serving")
-    database, blobs = sqlite_database(folder, sqlite_template), f"file://{folder / 'blobs'}"
-    nowhere = "redis://127.0.0.1:1/0"
-    return Settings(
-        data_dir=folder, database_url=database, redis_url=nowhere, blob_url=blobs, pepper="pepper-of-the-tests-0123456789"
-    )
-
-
-@pytest.fixture(scope="module")
-def sessions(settings: Settings) -> Iterator[Sessions]:
-    engine = make_engine(settings.database)
-    made = make_sessions(engine)
-    with transaction(made) as session:
-        session.add(Project(id=PROJECT, name=PROJECT, created_at=0.0))
-    yield made
-    engine.dispose()
-
-
-@pytest.fixture(scope="module")
-def blobs(settings: Settings) -> BlobStore:
-    return BlobStore(settings.blob_root)
 
 
 @pytest.fixture(scope="module")
@@ -88,12 +61,6 @@ def graph(serve: Endpoint, blobs: BlobStore, model: str, given: Any, output: str
     feed = {"input_ids": encoding.ids, "attention_mask": encoding.attention_mask, "token_type_ids": encoding.type_ids}
     wanted = {i.name: np.array([feed[i.name]], np.int64) for i in session.get_inputs()}
     return np.asarray(session.run([output], wanted)[0][0], np.float64)
-
-
-def ask(serve: Endpoint, path: str, **body: Any) -> Any:
-    answer = serve.client.post(f"/v1/{path}", json=body)
-    assert answer.status_code == 200, answer.text
-    return answer.json()
 
 
 def refused(serve: Endpoint, path: str, **body: Any) -> dict[str, Any]:
