@@ -156,6 +156,7 @@ def test_without_the_same_blob_store_there_is_no_help(
         search.change(lambda jobs: jobs.request_cancel(search.id))
 
 
+@pytest.mark.slow
 def test_the_helper_of_a_lost_worker_stops(sessions: Sessions, settings: Settings, search: Search, tmp_path: Path) -> None:
     """The search's own worker dies: its attempt is over, and so is all help with it."""
     first = SupervisorProcess(settings, tmp_path)

@@ -8,11 +8,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
+from app.domain.errors import InvalidRequest
 from worker.phases.base import StopRequested
-from worker.phases.trials import Trials, _until_over
+from worker.phases.trials import Trials, _until_over, assist
 from worker.run.protocol import ENDED, HELPERS, TrialsEvent
-from worker.search.claims import Claims, Rung
+from worker.search.claims import OWN, Claims, Rung
 
 STUDENTS = {name: {"layers": n} for n, name in enumerate(["1x8", "2x8", "3x8"], 1)}
 
@@ -130,3 +132,32 @@ def test_a_helper_that_slept_through_the_rung_stops(search: StandIn, monkeypatch
     with pytest.raises(StopRequested) as stopped:
         stop()
     assert not stopped.value.checkpoint
+
+
+@pytest.fixture
+def helper(tmp_path: Path) -> Any:
+    """A helper's context in a folder below the search's."""
+    folder = tmp_path / HELPERS / "hlp_A"
+    folder.mkdir(parents=True)
+    request = SimpleNamespace(helps=str(tmp_path), device="cpu", lease_seconds=60.0)
+    return SimpleNamespace(request=request, spec=None, workdir=folder, stop=lambda: None, emit=lambda event: None)
+
+
+def test_a_helper_trains_what_nobody_has_begun(search: StandIn, helper: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Trials, "__init__", lambda self, job, home, tell: None)
+    monkeypatch.setattr(Trials, "train", lambda self, name, student, share: search.train(name, student, share))
+    assist(helper)
+    assert search.trained == [], "no rung is open"
+    search.claims.open(Rung(0.5, STUDENTS, "cpu", torch.get_num_threads()))
+    assert search.claims.take("0.5-1x8", OWN)
+    assist(helper)
+    assert search.trained == ["2x8", "3x8"]
+    assert (helper.workdir / "alive").read_text() == "0"
+    assert not search.claims.lost("0.5-2x8", 60.0)
+
+
+def test_a_helper_on_another_kind_of_device_stays_away(search: StandIn, helper: Any) -> None:
+    search.claims.open(Rung(0.5, STUDENTS, "cuda", 1))
+    with pytest.raises(InvalidRequest, match="cuda"):
+        assist(helper)
+    assert search.claims.take("0.5-1x8", OWN), "it claimed nothing"
