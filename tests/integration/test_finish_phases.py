@@ -287,7 +287,10 @@ def test_the_graph_is_called_what_the_scheme_made_of_it(tmp_path: Path, tables: 
     assert summary["quantized"]["bytes"] == (context.output("package") / first["file"]).stat().st_size
     assert {p.name for p in (context.output("package") / "onnx").iterdir()} == {f"model_{precision}.onnx", "model.onnx"}
     for page in ("report.md", "report.html"):
-        assert f"{precision.upper()} against float" in (context.output("evaluation") / page).read_text()
+        text = (context.output("evaluation") / page).read_text()
+        assert f"{precision.upper()} against float" in text
+        assert f"student, {precision.upper()}" in text
+        assert precision == "int8" or "INT8" not in text
     if precision == "int8":
         return
     told = context.output("quantized") / "quantization.json"

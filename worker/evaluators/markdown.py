@@ -14,9 +14,8 @@ def markdown(report: dict[str, Any]) -> str:
         parts += [f"{gap_text(summary['gap_closed'])}.", ""]
     for table in tables.tables(report):
         parts += [*([] if table.title == "Overview" else [f"## {_plain(table.title)}", ""]), *_table(table), ""]
-    quantization = report.get("quantization") or {}
-    if parity := quantization.get("parity"):
-        parts += [f"## {precision(quantization)} against float", "", parity_text(quantization, parity), ""]
+    if (report.get("quantization") or {}).get("parity"):
+        parts += [f"## {tables.precision(report)} against float", "", parity_text(report), ""]
     parts += ["## Plan", "", *_plan(report), ""]
     if report["warnings"]:
         parts += ["## Warnings", "", *(f"- `{_plain(w['code'])}`: {_plain(w['message'])}" for w in report["warnings"]), ""]
@@ -28,11 +27,8 @@ def gap_text(share: float) -> str:
     return f"Distillation closed {share:.0%} of the gap between the student that is not distilled and the teacher"
 
 
-def precision(quantization: dict[str, Any]) -> str:
-    return str(quantization.get("precision") or "int8").upper()
-
-
-def parity_text(quantization: dict[str, Any], parity: dict[str, Any]) -> str:
+def parity_text(report: dict[str, Any]) -> str:
+    quantization, parity = report["quantization"], report["quantization"]["parity"]
     said = (
         ("agreement", "same answer for {:.2%}"),
         ("min_cosine", "smallest cosine of the vectors {:.5f}"),
@@ -44,7 +40,7 @@ def parity_text(quantization: dict[str, Any], parity: dict[str, Any]) -> str:
         text += f"; a row's answer moves by at most {parity['batch_drift']:.1e} with its batch"
     text += "."
     if "quantized" in quantization:
-        text += f" {quantization['quantized']} weight matrices are {precision(quantization)}"
+        text += f" {quantization['quantized']} weight matrices are {tables.precision(report)}"
         text += f", {quantization['kept_float']} stayed in float."
     for fallback in quantization.get("fallbacks") or []:
         errors = "{error_before:.3g} to {error_after:.3g}".format(**fallback)

@@ -13,9 +13,8 @@ def render(report: dict[str, Any]) -> str:
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
-    summary, quantization = report["summary"], report.get("quantization") or {}
+    summary = report["summary"]
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    parity = quantization.get("parity")
     gap = summary.get("gap_closed")
     return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
         report=report,
@@ -24,8 +23,8 @@ def render(report: dict[str, Any]) -> str:
         gap=None if gap is None else markdown.gap_text(gap),
         tables=tables.tables(report),
         plots=[(caption, Markup(svg)) for caption, svg in plots.plots(report)],  # matplotlib escaped its texts
-        parity=markdown.parity_text(quantization, parity) if parity else None,
-        precision=markdown.precision(quantization),
+        parity=markdown.parity_text(report) if (report.get("quantization") or {}).get("parity") else None,
+        precision=tables.precision(report),
         facts=plan.facts(report),
         stages=plan.stages(report),
     )

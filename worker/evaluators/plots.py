@@ -11,7 +11,6 @@ from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 from worker.evaluators import tables
-from worker.evaluators.tables import TITLES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,7 +57,7 @@ def plots(report: dict[str, Any]) -> list[tuple[str, str]]:
 
 def quality_and_size(report: dict[str, Any]) -> str:
     """Horizontal bars: the main metric with its interval, and megabytes."""
-    summary, who = report["summary"], tables.present(report)
+    summary, who, titles = report["summary"], tables.present(report), tables.titles(report)
     places = list(range(len(who)))[::-1]
     with _figure(0.7 + 0.42 * len(who), columns=2, sharey=True, width_ratios=[3, 2]) as (figure, (left, right)):
         for place, name in zip(places, who, strict=True):
@@ -73,7 +72,7 @@ def quality_and_size(report: dict[str, Any]) -> str:
             if block["bytes"]:
                 right.barh(place, block["bytes"] / 1e6, height=0.6, color=colour)
                 _beside(right, block["bytes"] / 1e6, place, f"{block['bytes'] / 1e6:,.3g}")
-        left.set_yticks(places, [TITLES[name] for name in who])
+        left.set_yticks(places, [titles[name] for name in who])
         left.set_xlabel(tables.metric_title(summary["metric"]))
         right.set_xlabel("MB")
         for axes in (left, right):
@@ -89,12 +88,13 @@ def reliability(report: dict[str, Any]) -> str:
     bins = {who: b for who in tables.present(report) if (b := report["models"][who]["quality"].get("reliability"))}
     if not bins:
         return ""
+    titles = tables.titles(report)
     with _figure(3.2) as (figure, axes):
         low = min(b["confidence"] for found in bins.values() for b in found)
         axes.plot([low, 1], [low, 1], color=_LINE, linestyle="--")
         for who, found in bins.items():
             most = max(b["rows"] for b in found)
-            axes.plot([b["confidence"] for b in found], [b["right"] for b in found], color=_MODELS[who], label=TITLES[who])
+            axes.plot([b["confidence"] for b in found], [b["right"] for b in found], color=_MODELS[who], label=titles[who])
             sizes = [6 + 60 * b["rows"] / most for b in found]
             axes.scatter([b["confidence"] for b in found], [b["right"] for b in found], s=sizes, color=_MODELS[who], alpha=0.6)
         axes.set(xlabel="confidence", ylabel="share that is right", ylim=(-0.03, 1.05))
@@ -114,7 +114,7 @@ def by_length(report: dict[str, Any]) -> str:
         for n, name in enumerate(who):
             scores = [bucket["score"] for bucket in report["models"][name]["by_length"]]
             places = [x - 0.4 + wide * (n + 0.5) for x in range(len(scores))]
-            axes.bar(places, scores, width=0.9 * wide, color=_MODELS[name], label=TITLES[name])
+            axes.bar(places, scores, width=0.9 * wide, color=_MODELS[name], label=tables.titles(report)[name])
         axes.set_xticks(range(len(buckets)), ["{}-{}\n{:,} rows".format(*b["tokens"], b["rows"]) for b in buckets])
         axes.set(xlabel="tokens", ylabel=report["models"][who[0]]["quality"].get("row_score", "score"))
         axes.grid(True, axis="y")

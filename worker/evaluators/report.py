@@ -10,22 +10,22 @@ from typing import Any
 
 from app.quality import Quality, difference
 from worker.evaluators.markdown import markdown
-from worker.evaluators.tables import ORDER, TITLES
+from worker.evaluators.tables import ORDER, titles
 
-__all__ = ["HOW", "ORDER", "PRICE", "TITLES", "cost_per_million", "gains", "markdown", "served_name", "summarize"]
+__all__ = ["HOW", "ORDER", "PRICE", "cost_per_million", "gains", "markdown", "served_name", "summarize", "titles"]
 
 PRICE = 0.05  # USD per core-hour: about what an x86 core is rented for; an assumption, and said to be one
 _SHOWN = ("macro_f1", "agreement", "ece")
 
 HOW = (
-    "Quality: teacher, baseline and student with their trained weights in float32, the INT8 student through ONNX Runtime; "
+    "Quality: teacher, baseline and student with their trained weights in float32, the quantized student through ONNX Runtime; "
     "95 % intervals by bootstrap over the test rows. "
     "The student that is not distilled starts from the same weights, made from the teacher's, and learns from the labels alone.",
     "Speed: all models as ONNX Runtime sessions on the CPU with {threads} thread(s), the same {texts} test texts, "
     "{rounds} interleaved rounds. "
     "Latency is of single texts; throughput is the best of batch sizes 1, 8 and 32 with batches sorted by length.",
     f"Cost: a million requests at that throughput on one core that is always busy, at an assumed {PRICE:.2f} USD per core-hour.",
-    "Bytes: the weights file (safetensors; for INT8 the ONNX file). "
+    "Bytes: the weights file (safetensors; of the quantized student the ONNX file). "
     "Peak memory: growth of a fresh process that loads the ONNX model and runs one batch of 32 rows.",
     "Retention, speed-up and size ratio compare the {served} with the teacher.",
 )

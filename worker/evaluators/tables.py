@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 ORDER = ("teacher", "baseline", "student", "quantized")
-TITLES = {"teacher": "teacher", "baseline": "student, not distilled", "student": "student", "quantized": "student, INT8"}
+TITLES = {"teacher": "teacher", "baseline": "student, not distilled", "student": "student"}
 
 _METRICS = {
     "accuracy": "accuracy",
@@ -47,6 +47,15 @@ class Table(NamedTuple):
 
 def metric_title(metric: str) -> str:
     return _METRICS.get(metric, metric.replace("_", " "))
+
+
+def titles(report: dict[str, Any]) -> dict[str, str]:
+    return {**TITLES, "quantized": f"student, {precision(report)}"}
+
+
+def precision(report: dict[str, Any]) -> str:
+    """Of the quantized graph; reports of earlier releases know INT8 alone."""
+    return str((report.get("quantization") or {}).get("precision") or "int8").upper()
 
 
 def present(report: dict[str, Any]) -> list[str]:
@@ -112,7 +121,7 @@ def _overview(report: dict[str, Any]) -> Table:
         line("size ratio", against_teacher("bytes", percent)),
     ]
     known = [row for row in rows if set(row[1:]) != {"-"}]
-    return Table("Overview", ["", *(TITLES[name] for name in who)], known)
+    return Table("Overview", ["", *(titles(report)[name] for name in who)], known)
 
 
 def span(interval: list[float] | None) -> str:
@@ -150,10 +159,10 @@ def _whole(value: float | None) -> str:
 
 
 def _gains(report: dict[str, Any]) -> Table | None:
-    summary = report["summary"]
+    summary, named = report["summary"], titles(report)
     rows = [
         [
-            f"{TITLES[g['of']]} over {TITLES[g['over']]}",
+            f"{named[g['of']]} over {named[g['over']]}",
             signed(g["value"]),
             _signed_span(g["ci95"]),
             "yes" if g["significant"] else "no",
@@ -202,7 +211,7 @@ def _per_class(report: dict[str, Any]) -> Table | None:
     if not classes:
         return None
     rows = [[c["label"], str(c["support"]), *(f"{q['per_class'][n]['f1']:.3f}" for q in quality)] for n, c in enumerate(classes)]
-    return Table("Per class (F1)", ["class", "rows", *(TITLES[who] for who in present(report))], rows)
+    return Table("Per class (F1)", ["class", "rows", *(titles(report)[who] for who in present(report))], rows)
 
 
 def _by_length(report: dict[str, Any]) -> Table | None:
@@ -219,4 +228,4 @@ def _by_length(report: dict[str, Any]) -> Table | None:
         ]
         for n, bucket in enumerate(buckets)
     ]
-    return Table(f"By length ({score})", ["tokens", "rows", *(TITLES[name] for name in who)], rows)
+    return Table(f"By length ({score})", ["tokens", "rows", *(titles(report)[name] for name in who)], rows)

@@ -67,6 +67,7 @@ class _Run:
         self.graphs: dict[str, Path] = {}
         self.quality_of: dict[str, Quality] = {}
         self._teacher: Outputs | None = None
+        self.told = {"quantization": json.loads((context.output("quantized") / "quantization.json").read_text())}
         self.graphs["student"] = context.output("quantized") / "model.onnx"
         if (quantized := graph_of(context)) is not None:
             self.graphs["quantized"] = quantized[0]
@@ -122,7 +123,7 @@ class _Run:
             quality = head.judge(judged, rows, self._teacher, resamples=1000, seed=self.context.spec.seed)
         except ValueError as error:
             raise DatasetInvalid(
-                f"The {report.TITLES[who]} cannot be judged on the test rows: {error}.",
+                f"The {report.titles(self.told)[who]} cannot be judged on the test rows: {error}.",
                 param="data.test_file",
                 hint="Give test rows that differ, with labels the teacher knows.",
             ) from error
@@ -207,7 +208,7 @@ def _report(context: Context, data: dict[str, Any], measured: _Run) -> dict[str,
     models = measured.models
     training = context.output("student") / "training.json"
     speed = models["student"].get("speed") or {}
-    served = report.TITLES[report.served_name(models)]
+    served = report.titles(measured.told)[report.served_name(models)]
     how = [
         line.format(threads=_THREADS, texts=speed.get("texts"), rounds=speed.get("rounds"), served=served) for line in report.HOW
     ]
@@ -228,7 +229,7 @@ def _report(context: Context, data: dict[str, Any], measured: _Run) -> dict[str,
         "teachers": fitted,
         "labels": json.loads((context.output("labelled") / "labels.json").read_text()),
         "augmentation": json.loads(made.read_text()) if made.is_file() else None,
-        "quantization": json.loads((context.output("quantized") / "quantization.json").read_text()),
+        **measured.told,
         "curves": runs.curves(context),
         "warnings": context.warnings,
         "how": how,
