@@ -84,14 +84,26 @@ class Endpoint:
         raise AssertionError("the last try returns or raises")
 
     def each(self, calls: Iterable[Callable[[], T]], stop: Callable[[], None]) -> Iterator[T]:
-        """What the calls return, in their order, `concurrency` of them at once and begun as many ahead. `stop` may raise."""
+        """What the calls return, in their order, `concurrency` of them at once and as many more lined up. `stop` may raise. After
+        one has failed no other is begun."""
         waiting: deque[Future[T]] = deque()
+        failed = threading.Event()
+
+        def run(call: Callable[[], T]) -> T:
+            if failed.is_set():  # the one that failed was begun before, so it is also heard of before
+                raise self._unavailable("was not asked again: an earlier request failed")
+            try:
+                return call()
+            except Exception:
+                failed.set()
+                raise
+
         source = iter(calls)
         pool = ThreadPoolExecutor(self._concurrency, thread_name_prefix="endpoint")
         try:
             while True:
                 while len(waiting) < 2 * self._concurrency and (call := next(source, None)) is not None:
-                    waiting.append(pool.submit(call))
+                    waiting.append(pool.submit(run, call))
                 if not waiting:
                     return
                 while not waiting[0].done():

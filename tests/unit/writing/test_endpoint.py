@@ -222,7 +222,7 @@ def test_one_refusal_ends_it_and_those_that_wait_are_not_sent() -> None:
         assert len([next(answers) for _ in range(5)]) == 5
         with pytest.raises(EndpointRefused):
             next(answers)
-    assert len(fake.bodies) <= 12
+    assert len(fake.bodies) <= 8
 
 
 def test_closing_ends_a_pause() -> None:
