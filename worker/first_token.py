@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import dropout, scaled_dot_product_attention
+from torch.nn.functional import dropout
 from transformers import PreTrainedModel
 
 from worker import anatomy
@@ -36,14 +36,14 @@ def last_layer(model: PreTrainedModel, mask_BT: Tensor, heads: int) -> Iterator[
 
     def forward(before_BTD: Tensor, *_: Any, **__: Any) -> Tensor:
         first_B1D, p = before_BTD[:, :1], part if module.training else None
-        context_BHTS = scaled_dot_product_attention(
-            _split(part.query(first_B1D), heads),
-            _split(part.key(before_BTD), heads),
-            _split(part.value(before_BTD), heads),
-            attn_mask=mask_BT.bool()[:, None, None, :],
-            dropout_p=p.attention_dropout if p else 0.0,
+        query_BH1S, key_BHTS, value_BHTS = (
+            torch.unflatten(x, -1, (heads, -1)).transpose(1, 2)
+            for x in (part.query(first_B1D), part.key(before_BTD), part.value(before_BTD))
         )
-        attended_B1D = part.attention_out(context_BHTS.transpose(1, 2).flatten(2))
+        scores_BH1T = query_BH1S @ key_BHTS.transpose(2, 3) * key_BHTS.shape[-1] ** -0.5
+        weights_BH1T = scores_BH1T.masked_fill(~mask_BT.bool()[:, None, None, :], float("-inf")).softmax(-1)
+        weights_BH1T = dropout(weights_BH1T, p.attention_dropout if p else 0.0).to(value_BHTS.dtype)
+        attended_B1D = part.attention_out((weights_BH1T @ value_BHTS).transpose(1, 2).flatten(2))
         attended_B1D = part.attention_norm(dropout(attended_B1D, p.attention_out_dropout if p else 0.0) + first_B1D)
         made_B1D = part.ffn_out(part.activation(part.ffn_in(attended_B1D)))
         result: Tensor = part.ffn_norm(dropout(made_B1D, p.ffn_dropout if p else 0.0) + attended_B1D)
@@ -61,7 +61,3 @@ def _last(model: PreTrainedModel) -> nn.Module:
     inside = base.transformer.layer if model.config.model_type == "distilbert" else base.encoder.layer
     found: nn.Module = inside[-1]
     return found
-
-
-def _split(x_BTD: Tensor, heads: int) -> Tensor:
-    return torch.unflatten(x_BTD, -1, (heads, -1)).transpose(1, 2)

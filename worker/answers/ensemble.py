@@ -47,7 +47,8 @@ class Member:
     @property
     def model(self) -> PreTrainedModel:
         if not self._model:
-            loaded = self.head.load(self.folder, self.dtype).requires_grad_(False)
+            plain = "eager" if self.autocast else None  # on a CPU, in bf16, torch's own kernel is the slower one
+            loaded = self.head.load(self.folder, self.dtype, plain).requires_grad_(False)
             torch.nn.Module.to(loaded, self.device)
             loaded.train(False)
             self._model.append(loaded)

@@ -27,6 +27,7 @@ from worker.run.faults import Failpoint, hit
 from worker.signals import Shape, Signals, Wants
 from worker.teachers.base import Scene, Source
 from worker.training import checkpoint
+from worker.training.attention import plain, plain_is_faster
 from worker.training.guards import GUARD_STEPS, Guard, gradient_norm, hold_finite
 from worker.training.optim import adamw, learning_rate_at
 from worker.training.plan import Outcome, Place, Plan, Progress
@@ -87,9 +88,7 @@ class _Fit:
         self.guard = Guard(plan.name, plan.balance)
         self.student_wants, self.teacher_wants = _wanted([o for o, _ in plan.objectives])
         self.log_every = max(1, self.total // 5000)
-        self.inspect_every = max(
-            10, self.total // 20
-        )  # each costs a backward pass per objective; steps between two looks at every objective's own gradient
+        self.inspect_every = max(10, self.total // 20)  # a look at every objective's own gradient costs a backward pass for each
 
     def _begin_source(self) -> None:
         if self.source is None:
@@ -123,7 +122,8 @@ class _Fit:
             self.best = checkpoint.restore(path, self.everything, self.optimizers)
             nn.Module.to(self.everything, self.place.device)
         if not self.state.finished:
-            self._epochs()
+            with plain(self.model, self._plain_attention()):
+                self._epochs()
             if self.best is not None:
                 self.model.load_state_dict(self.best)
             self.state.finished = True
@@ -135,6 +135,11 @@ class _Fit:
         return Outcome(
             state.step, round(state.seconds, 2), state.last_loss, state.best_score, state.scores, state.metric, dict(plans)
         )
+
+    def _plain_attention(self) -> bool:
+        longest = max((len(row) for row in self.train.tokens), default=0)
+        rows = self.micro_size * max((len(example) for example in self.train.examples), default=1)
+        return plain_is_faster(self.model, longest, rows, self.place.device, self.place.mixed_precision == "bf16")
 
     # -- epochs and windows ------------------------------------------------------------------------------------------
 
@@ -240,7 +245,8 @@ class _Fit:
         if not len(rows) or (teacher is None and not len(rows.labelled())):
             return False
         remap = self.vocabulary.remap
-        outputs = self.head.predict(self.model, rows, self.place.device, remap=remap)
+        with self.accelerator.autocast():
+            outputs = self.head.predict(self.model, rows, self.place.device, remap=remap)
         try:
             quality = self.head.judge(outputs, rows, teacher)
         except ValueError:  # the same answer to every row, say, as in a first epoch: there is no score yet
