@@ -15,11 +15,17 @@ GUARD_STEPS = 3  # the first ones; what happens in all of them is a mistake, not
 APART = 1e3
 
 
-def gradient_norm(loss: Tensor, trained: list[nn.Parameter]) -> float:
-    """‖∂loss/∂θ‖ over everything that is trained; 0 for a loss that depends on none of it."""
+def add_gradient(loss: Tensor, weight: float, trained: list[nn.Parameter]) -> float:
+    """Add weight · ∂loss/∂θ to the gradients of all that is trained; returns ‖∂loss/∂θ‖, 0 for a loss that depends on none of it.
+
+    The graph is kept: other losses of the same forward pass come after.
+    """
     if not loss.requires_grad:
         return 0.0
     grads = torch.autograd.grad(loss, trained, retain_graph=True, allow_unused=True)
+    for parameter, grad in zip(trained, grads, strict=True):
+        if grad is not None:
+            parameter.grad = weight * grad if parameter.grad is None else parameter.grad.add_(grad, alpha=weight)
     return math.sqrt(sum(float(g.float().square().sum()) for g in grads if g is not None))
 
 

@@ -28,7 +28,7 @@ from worker.signals import Shape, Signals, Wants
 from worker.teachers.base import Scene, Source
 from worker.training import checkpoint
 from worker.training.attention import plain, plain_is_faster
-from worker.training.guards import GUARD_STEPS, Guard, gradient_norm, hold_finite
+from worker.training.guards import GUARD_STEPS, Guard, add_gradient, hold_finite
 from worker.training.optim import adamw, learning_rate_at
 from worker.training.plan import Outcome, Place, Plan, Progress
 from worker.training.vocabulary import CompactVocabulary, SameVocabulary
@@ -88,7 +88,7 @@ class _Fit:
         self.guard = Guard(plan.name, plan.balance)
         self.student_wants, self.teacher_wants = _wanted([o for o, _ in plan.objectives])
         self.log_every = max(1, self.total // 5000)
-        self.inspect_every = max(10, self.total // 20)  # a look at every objective's own gradient costs a backward pass for each
+        self.inspect_every = max(25, self.total // 20)  # steps between two looks at every objective's own gradient
 
     def _begin_source(self) -> None:
         if self.source is None:
@@ -223,9 +223,10 @@ class _Fit:
                 continue
             mean = objective(student, teacher, batch, x) / count
             values[name] += float(mean.detach())
-            if looked and weight(x) > 0:
-                norms[name] = gradient_norm(mean, self.trained)
-            total = weight(x) * mean if total is None else total + weight(x) * mean
+            if looked and weight(x) > 0:  # one backward pass for each objective, in place of one for all
+                norms[name] = add_gradient(mean, weight(x), self.trained)
+            else:
+                total = weight(x) * mean if total is None else total + weight(x) * mean
         if total is not None and total.requires_grad:
             self.accelerator.backward(total)
         if self.source is not None:
