@@ -1,63 +1,87 @@
-"""What the engine's bench compares: the same narrow student taught in every way, and the students and schemes of their own kind.
+"""What the engine's bench compares: one student taught in every way, and the students and schemes of their own kind.
 
-Every method trains the student for the same number of epochs; the baseline in each report is that student without a teacher.
+Every method takes the same number of epochs, or says so; `without` in the table is the same student without a teacher.
 """
 
 from typing import Any
 
+from bench.engine.data import DataSet
+
 Spec = dict[str, Any]
 
-# Three of MiniLM's six layers at half their width, with the job's own vocabulary: 91 MB become some 2 MB in INT8.
+# Full width keeps the teacher's own word vectors and heads. Two layers with half of their feed-forward parts, and 4-bit tables of
+# the job's own vocabulary, have some 5 % of MiniLM's bytes. Words that occur once are spelled, where no states are compared.
+SLIM: Spec = {"init": "teacher_layers", "layers": 2, "intermediate_size": 768}
+SMALL: Spec = {"init": "teacher_layers", "layers": 2, "hidden_size": 128, "intermediate_size": 512, "trim_vocabulary": True}
 NARROW: Spec = {"init": "teacher_layers", "layers": 3, "hidden_size": 192, "intermediate_size": 768, "trim_vocabulary": True}
-WIDE: Spec = {"init": "teacher_layers", "layers": 2, "trim_vocabulary": True}  # full width, for maps that need equal heads
+STATIC: Spec = {"init": "static", "hidden_size": 256, "trim_vocabulary": True}
+INT8: Spec = {"scheme": "int8_static", "tables": "int4"}
+FACTOR = 4  # copies of a row that augmentation makes
 
 
-def methods(task: str, epochs: int, rate: float) -> dict[str, Spec]:
-    """name → blocks laid over the common spec."""
-    pace = {"epochs": epochs, "learning_rate": rate}
+def student_of(data: DataSet, rarest: int = 2) -> Spec:
+    """`rarest`: how often a token occurs at least in the training rows, to have a vector of its own."""
+    if data.chinese:
+        return SMALL
+    return {**SLIM, "trim_vocabulary": {"min_count": rarest, "common": 0, "characters": "corpus"}}
+
+
+def methods(data: DataSet, epochs: int) -> dict[str, Spec]:
+    """name → blocks laid over the common spec. The first is the plain one, whose report has the student without a teacher."""
+    rate = 5e-4 if data.chinese else 4e-4
 
     def recipe(name: str, **params: Any) -> Spec:
-        return {"recipe": {"type": name, **pace, **params}}
+        return {"recipe": {"type": name, "epochs": epochs, "learning_rate": rate, **params}}
 
-    if task == "embedding":
+    def inner(name: str) -> Spec:
+        """Of a recipe that compares states token by token."""
+        return {**recipe(name), "student": student_of(data, 1)}
+
+    def stage(name: str, *objectives: tuple[str, float]) -> Spec:
+        return {"stages": [_stage(name, {"epochs": epochs, "learning_rate": rate}, objectives)]}
+
+    static = {**recipe("static", learning_rate=5e-3), "student": STATIC, "quantization": {"scheme": "int8_dynamic"}}
+    if data.task == "embedding":
         return {
             "embedding": recipe("embedding"),
-            "minilmv2": recipe("minilmv2"),
-            "static": {**recipe("static", learning_rate=5e-3), "student": {"init": "static", "hidden_size": 256}},
-            "relations": {
-                "stages": [_stage("relations", pace, [("rkd_distance", 1.0), ("rkd_angle", 1.0), ("similarity_kl", 1.0)])]
-            },
-            "infonce": {"stages": [_stage("contrast", pace, [("infonce", 1.0)])]},
-            "int8_static": {**recipe("embedding"), "quantization": {"scheme": "int8_static"}},
+            "minilmv2": inner("minilmv2"),
+            "static": static,
+            "relations": stage("relations", ("rkd_distance", 1.0), ("rkd_angle", 1.0), ("similarity_kl", 1.0)),
+            "infonce": stage("contrast", ("infonce", 1.0)),
+            "int8_dynamic": {**recipe("embedding"), "quantization": {"scheme": "int8_dynamic"}},
         }
-    if task == "ranking":
+    if data.task == "ranking":
         return {
             "ranker": recipe("ranker"),
-            "listmle": {"stages": [_stage("order", pace, [("listmle", 1.0)])]},
-            "ranknet": {"stages": [_stage("pairs", pace, [("ranknet", 1.0)])]},
-            "embedding": {"stages": [_stage("vectors", pace, [("embedding_cosine", 1.0), ("listnet", 1.0)])]},
+            "listmle": stage("order", ("listmle", 1.0)),
+            "ranknet": stage("pairs", ("ranknet", 1.0)),
+            "embedding": stage("vectors", ("embedding_cosine", 1.0), ("listnet", 1.0)),
         }
+    fewer = max(1, round(2.5 * epochs / (1 + FACTOR)))  # half of the others' epochs again, in steps
+    more_rows: Spec = {"student": student_of(data, 4), "augmentation": [{"type": "mlm_replace", "factor": FACTOR}]}
     return {
         "response": recipe("response", alpha=0.5),
-        "distilbert": recipe("distilbert"),
-        "pkd": recipe("pkd"),
-        "tinybert": recipe("tinybert"),
-        "minilm": {**recipe("minilm"), "student": WIDE},
-        "minilmv2": recipe("minilmv2"),
+        "mlm_replace": {**recipe("response", alpha=0.7, epochs=fewer), **more_rows},
+        "pkd": inner("pkd"),
+        "distilbert": inner("distilbert"),
+        "tinybert": inner("tinybert"),
+        "minilm": inner("minilm"),
+        "minilmv2": inner("minilmv2"),
         "self_mutual": recipe("self_mutual"),
         "born_again": recipe("born_again"),
-        "qad": recipe("qad", alpha=0.5),
-        "static": {**recipe("static", learning_rate=5e-3), "student": {"init": "static", "hidden_size": 256}},
-        "relations": {"stages": [_stage("relations", pace, [("response", 1.0), ("rkd_distance", 1.0), ("hard_label", 0.5)])]},
-        "annealed": {
-            "recipe": {"type": "response", **pace, "alpha": 0.5, "temperature": {"schedule": "cosine", "start": 8, "end": 1}}
-        },
-        "mlm_replace": {**recipe("response", alpha=0.5), "augmentation": [{"type": "mlm_replace", "factor": 1}]},
+        "qad": {**recipe("qad", alpha=0.5), "quantization": {"scheme": "int8_qat"}},
+        "static": static,
+        "relations": stage("relations", ("response", 1.0), ("rkd_distance", 1.0), ("hard_label", 0.5)),
+        "annealed": recipe("response", alpha=0.5, temperature={"schedule": "cosine", "start": 8, "end": 1}),
         "mixup": {**recipe("response", alpha=0.5), "augmentation": [{"type": "mixup"}]},
-        "lora": {**recipe("response", alpha=0.5), "student": {**NARROW, "adapter": {"type": "lora", "r": 16}}},
-        "int8_static": {**recipe("response", alpha=0.5), "quantization": {"scheme": "int8_static"}},
+        "lora": {
+            **recipe("response", alpha=0.5, learning_rate=2e-3),
+            "student": {**student_of(data), "adapter": {"type": "lora", "r": 16}},
+        },
+        "int8_dynamic": {**recipe("response", alpha=0.5), "quantization": {"scheme": "int8_dynamic", "tables": "int4"}},
+        "narrow": {**recipe("response", alpha=0.5), "student": NARROW, "quantization": {"scheme": "int8_dynamic"}},
     }
 
 
-def _stage(name: str, pace: Spec, objectives: list[tuple[str, float]]) -> Spec:
+def _stage(name: str, pace: Spec, objectives: tuple[tuple[str, float], ...]) -> Spec:
     return {"name": name, "objectives": [{"type": kind, "weight": weight} for kind, weight in objectives], **pace}
