@@ -25,6 +25,7 @@ from bench.peers.quality import quality
 from bench.peers.sides import PEERS, Peer, installed, ours, theirs
 
 OUT = Path(__file__).resolve().parents[1] / "out" / "peers"
+RESULTS = Path(__file__).resolve().parents[1] / "results" / "peers"
 SETS = ("stsb", "banking77", "trec6")
 HEAD = (
     "student | peer | data | rows | epochs | all s: ours | theirs | ratio | loop s: ours | theirs | ratio | quality: ours | theirs"
@@ -48,7 +49,8 @@ def main() -> None:
     peers = [p for p in PEERS if not wanted.peers or any(part in p.name for part in wanted.peers.split(","))]
     left_out = {p.name: why for p in peers if (why := installed(p, wanted.packages)) is not None}
     peers = [p for p in peers if p.name not in left_out]
-    folder = OUT / label
+    folder, results = OUT / label, RESULTS / label
+    results.mkdir(parents=True, exist_ok=True)
     for name in wanted.sets.split(","):
         students = wanted.students.split(",")
         given = case(name, size, students, minilm(), folder / name, wanted.threads)
@@ -70,8 +72,8 @@ def main() -> None:
                 "left_out": left_out,
                 "machine": machine() | {"peers": versions(wanted.packages)},
             }
-            (folder / f"{name}-{student}.json").write_text(json.dumps(told, indent=1) + "\n")
-    print(table(folder))
+            (results / f"{name}-{student}.json").write_text(json.dumps(told, indent=1) + "\n")
+    print(table(results))
     for name, why in left_out.items():
         print(f"left out: {name}, which could not be installed: {why}")
 
