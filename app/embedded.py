@@ -26,7 +26,7 @@ from fastapi import FastAPI
 from app.children import Child, Children
 from app.installation import Installation, OperatorError, write_private
 from app.services.keys import ensure_bootstrap, generate
-from app.settings import Settings, child_environment
+from app.settings import Settings, child_environment, run_environment
 
 STOP_SECONDS = 28.0  # of the 30 that scripts rely on
 _DRAIN_SECONDS = 5  # for answers under way; event streams are cut then
@@ -206,7 +206,7 @@ def _start_redis(settings: Settings, children: Children) -> str:
         lines = ["bind 127.0.0.1", f"port {port}", f"requirepass {password}", f'dir "{folder}"', 'save ""', "appendonly no"]
         lines += ["maxmemory 256mb", "maxmemory-policy volatile-lru", "daemonize no"]
         write_private(folder / "redis.conf", "\n".join(lines) + "\n")
-        child = Child("redis", [binary, str(folder / "redis.conf")], child_environment(settings), data / "logs" / "redis.log")
+        child = Child("redis", [binary, str(folder / "redis.conf")], run_environment(), data / "logs" / "redis.log")
         child.start()
         if _answers(url := f"redis://:{password}@127.0.0.1:{port}/0", child):
             children.members.append(child)
