@@ -11,6 +11,7 @@ from typing import Any
 
 from worker import plugins
 
+_SINGLE = ("compares", "projects")  # facts that are one word
 _FACTS = ("needs", "offers", "problems", "equal", "meant", "architectures")  # sets of names that some classes have
 TARGET = Path(__file__).parents[1] / "app" / "domain" / "catalog.json"
 
@@ -22,6 +23,7 @@ def build() -> dict[str, Any]:
         for name, cls in sorted(plugins.discover(room).items()):
             entry: dict[str, Any] = {"doc": inspect.getdoc(cls) or "", "schema": cls.Params.model_json_schema()}
             entry |= {fact: sorted(values) for fact in _FACTS if (values := getattr(cls, fact, None))}
+            entry |= {fact: value for fact in _SINGLE if (value := getattr(cls, fact, None))}
             if room == "recipes":
                 entry |= recipe(cls)
             catalog[room][name] = entry

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from app.domain.errors import InvalidRequest
-from worker.alignment import Projections, layer_map
+from app.domain.layer_maps import layer_map
+from worker.alignment import Projections
 from worker.signals import Shape
 
 

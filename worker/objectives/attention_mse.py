@@ -22,8 +22,7 @@ class AttentionMSE(LayerObjective):
 
     name = "attention_mse"
     needs: ClassVar[frozenset[Need]] = frozenset({"qkv", "teacher"})
-    signal = "qkv"
-    projects = False
+    projects = None
 
     def setup(self, student: Shape, teacher: Shape | None) -> None:
         super().setup(student, teacher)
@@ -31,7 +30,7 @@ class AttentionMSE(LayerObjective):
         self.heads = "one by one" if student.heads == teacher.heads else "their mean"
 
     def plan(self) -> dict[str, Any]:
-        return {"layers": self.pairs, "heads": self.heads}
+        return super().plan() | {"heads": self.heads}
 
     def count(self, batch: Batch) -> int:
         return batch.tokens

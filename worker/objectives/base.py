@@ -12,8 +12,9 @@ from pydantic import AfterValidator, Field
 from torch import Tensor
 
 from app.domain.errors import IncompatibleModels
+from app.domain.layer_maps import Compares, LayerMap, Projects, Rule, of_pair
 from app.domain.schedule import Schedule, Scheduled, in_range
-from worker.alignment import LayerMap, Layers, Projections, layer_map
+from worker.alignment import Layers, Projections
 from worker.plugins import PluginParams
 from worker.rows import Batch
 from worker.signals import Need, Shape, Signals, Wants
@@ -28,14 +29,17 @@ class Objective(ABC):
     """Subclasses give `name`, `needs`, `Params` and `__call__`; the loop multiplies by the weight and divides by the count.
 
     `problems` names the kinds of targets it can speak about; empty: all. `equal` names measures of `Shape` that student and
-    teacher must share ("heads"): the API refuses others before the job starts. One that compares layers or widths overrides
-    `setup`, which is called once before training, and keeps what it learns beside the student in `projections`.
+    teacher must share ("heads"): the API refuses others before the job starts. `compares` says that layers are paired, by the
+    parameter `layers` ("map") or the last of both ("last"), `projects` what is mapped to the teacher's width: the API tells
+    pairs and projections by them before the job runs. What `setup` finds out beyond that is told by `plan`.
     """
 
     name: ClassVar[str]
     needs: ClassVar[frozenset[Need]]
     problems: ClassVar[frozenset[str]] = frozenset()
     equal: ClassVar[frozenset[str]] = frozenset()
+    compares: ClassVar[Compares | None] = None
+    projects: ClassVar[Projects | None] = None  # a linear map D → E where the widths differ: per pair, or of the pooled vector
 
     # Facts that the generated tests hold an objective to; an instance may set its own, by its parameters.
     batchwise: bool = False  # relates the rows of one micro-batch: sums of parts are not the sum of the whole
@@ -47,20 +51,31 @@ class Objective(ABC):
 
     def __init__(self, **params: Any) -> None:
         self.params: Any = self.Params.model_validate(params)
+        self.pairs: LayerMap = []
         self.projections = Projections()
 
-    def setup(self, student: Shape, teacher: Shape | None) -> None:  # noqa: B027 - most have nothing to set up
-        """Resolve layer maps, make projections (torch is seeded). Raises InvalidRequest where the two cannot be compared."""
+    def setup(self, student: Shape, teacher: Shape | None) -> None:
+        """Once before training, torch is seeded: resolve the layer map, make projections, which are trained beside the student.
+
+        Raises InvalidRequest where the two cannot be compared.
+        """
+        if teacher is None:
+            return
+        rule = Rule.of(self.compares, self.projects, self.needs)
+        self.pairs = rule.pairs(dict(self.params), student, teacher)
+        for name, (ours, theirs) in rule.projections(self.pairs, student, teacher).items():
+            self.projections.add(name, ours, theirs)
 
     def plan(self) -> dict[str, Any]:
         """What `setup` resolved, for the report: layer map, projections."""
-        return {}
+        told: dict[str, Any] = {"layers": self.pairs} if self.compares else {}
+        return told | ({"projections": self.projections.shapes()} if self.projects else {})
 
     def student_wants(self) -> Wants:
-        return self._plain_wants()
+        return self._wants(frozenset(ours for ours, _ in self.pairs))
 
     def teacher_wants(self) -> Wants:
-        return self._plain_wants() if "teacher" in self.needs else Wants()
+        return self._wants(frozenset(theirs for _, theirs in self.pairs)) if "teacher" in self.needs else Wants()
 
     def schedules(self) -> dict[str, Schedule]:
         """Scheduled parameters, logged every step under their names."""
@@ -74,15 +89,22 @@ class Objective(ABC):
     def __call__(self, student: Signals, teacher: Signals | None, batch: Batch, x: float) -> Tensor:
         """Sum of the loss over what is counted, float32 scalar; `x` in [0, 1] is the share of the stage done."""
 
-    def _plain_wants(self) -> Wants:
-        return Wants(logits="logits" in self.needs, embedding="embedding" in self.needs, scores="scores" in self.needs)
+    def _wants(self, layers: frozenset[int]) -> Wants:
+        needs = self.needs
+        return Wants(
+            logits="logits" in needs,
+            embedding="embedding" in needs,
+            scores="scores" in needs,
+            hidden=layers if "hidden" in needs else frozenset(),
+            qkv=layers if "qkv" in needs else frozenset(),
+        )
 
 
 class LayerObjective(Objective):
     """One that compares layers: hidden states, or queries, keys and values, of the pairs that a layer map names."""
 
-    signal: ClassVar[Literal["hidden", "qkv"]] = "hidden"
-    projects: ClassVar[bool] = True  # a linear map D → E per pair where the widths differ
+    compares: ClassVar[Compares | None] = "map"
+    projects: ClassVar[Projects | None] = "hidden"
 
     class Params(PluginParams):
         layers: Layers = Field(
@@ -90,35 +112,12 @@ class LayerObjective(Objective):
             description="Which layers are compared: a strategy, or pairs [student layer, teacher layer] counted from 1.",
         )
 
-    def __init__(self, **params: Any) -> None:
-        super().__init__(**params)
-        self.pairs: LayerMap = []
-
-    def setup(self, student: Shape, teacher: Shape | None) -> None:
-        assert teacher is not None  # "teacher" is in `needs`
-        embeddings, lowest = getattr(self.params, "include_embeddings", False), 0 if self.signal == "hidden" else 1
-        self.pairs = layer_map(self.params.layers, student, teacher, embeddings=embeddings, lowest=lowest)
-        if self.projects:
-            for ours, theirs in self.pairs:
-                self.projections.add(f"layer_{ours}_{theirs}", student.hidden, teacher.hidden)
-
-    def plan(self) -> dict[str, Any]:
-        return {"layers": self.pairs, "projections": self.projections.shapes()}
-
-    def student_wants(self) -> Wants:
-        layers = frozenset(ours for ours, _ in self.pairs)
-        return Wants(hidden=layers) if self.signal == "hidden" else Wants(qkv=layers)
-
-    def teacher_wants(self) -> Wants:
-        layers = frozenset(theirs for _, theirs in self.pairs)
-        return Wants(hidden=layers) if self.signal == "hidden" else Wants(qkv=layers)
-
     def states(self, student: Signals, teacher: Signals | None) -> Iterator[tuple[Tensor, Tensor]]:
         """Hidden states (B, T, D) of every pair, the student's projected to the teacher's width."""
         assert teacher is not None
         for i, j in self.pairs:
             same_rows(student.hidden[i], teacher.hidden[j])
-            yield wide(self.projections.map(f"layer_{i}_{j}", student.hidden[i])), wide(teacher.hidden[j].detach())
+            yield wide(self.projections.map(of_pair((i, j)), student.hidden[i])), wide(teacher.hidden[j].detach())
 
 
 def both(

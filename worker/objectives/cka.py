@@ -25,7 +25,7 @@ class CKA(LayerObjective):
     name = "cka"
     needs: ClassVar[frozenset[Need]] = frozenset({"hidden", "teacher"})
     batchwise = True
-    projects = False
+    projects = None
 
     class Params(LayerObjective.Params):
         rows: Literal["tokens", "pooled"] = Field(default="tokens", description="All tokens, or one mean per sequence.")

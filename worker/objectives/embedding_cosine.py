@@ -1,13 +1,13 @@
 """Embedding matching by direction alone."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 
 from worker.losses.geometry import cosine_distance
 from worker.objectives.base import Objective, both, wide
 from worker.rows import Batch
-from worker.signals import Need, Shape, Signals
+from worker.signals import Need, Signals
 
 
 class EmbeddingCosine(Objective):
@@ -21,13 +21,7 @@ class EmbeddingCosine(Objective):
 
     name = "embedding_cosine"
     needs: ClassVar[frozenset[Need]] = frozenset({"embedding", "teacher"})
-
-    def setup(self, student: Shape, teacher: Shape | None) -> None:
-        assert teacher is not None
-        self.projections.add("embedding", student.embedding, teacher.embedding)
-
-    def plan(self) -> dict[str, Any]:
-        return {"projections": self.projections.shapes()}
+    projects = "embedding"
 
     def count(self, batch: Batch) -> int:
         return len(batch.index_B)

@@ -1,6 +1,6 @@
 """Embedding matching: the student's vectors are its teacher's."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import Field
 from torch import Tensor
@@ -9,7 +9,7 @@ from worker.losses.geometry import unit
 from worker.objectives.base import Objective, both, wide
 from worker.plugins import PluginParams
 from worker.rows import Batch
-from worker.signals import Need, Shape, Signals
+from worker.signals import Need, Signals
 
 
 class EmbeddingMSE(Objective):
@@ -23,18 +23,12 @@ class EmbeddingMSE(Objective):
 
     name = "embedding_mse"
     needs: ClassVar[frozenset[Need]] = frozenset({"embedding", "teacher"})
+    projects = "embedding"
 
     class Params(PluginParams):
         normalize: bool = Field(default=False, description="Compare directions: both sides are brought to length 1.")
 
     params: Params
-
-    def setup(self, student: Shape, teacher: Shape | None) -> None:
-        assert teacher is not None
-        self.projections.add("embedding", student.embedding, teacher.embedding)
-
-    def plan(self) -> dict[str, Any]:
-        return {"projections": self.projections.shapes()}
 
     def count(self, batch: Batch) -> int:
         return len(batch.index_B)

@@ -1,6 +1,6 @@
 """MiniLM: the last layer's attention and the relations among its values."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -8,7 +8,7 @@ from app.domain.errors import IncompatibleModels
 from worker.losses.attention import relation_kl, scores
 from worker.objectives.base import Objective, same_rows, wide
 from worker.rows import Batch
-from worker.signals import Need, Shape, Signals, Wants
+from worker.signals import Need, Shape, Signals
 
 
 class MiniLM(Objective):
@@ -22,10 +22,7 @@ class MiniLM(Objective):
     name = "minilm"
     needs: ClassVar[frozenset[Need]] = frozenset({"qkv", "teacher"})
     equal: ClassVar[frozenset[str]] = frozenset({"heads"})
-
-    def __init__(self, **params: Any) -> None:
-        super().__init__(**params)
-        self.last = (0, 0)
+    compares = "last"
 
     def setup(self, student: Shape, teacher: Shape | None) -> None:
         assert teacher is not None
@@ -35,16 +32,7 @@ class MiniLM(Objective):
                 param="stages",
                 hint='Use "minilmv2", which splits both into the same number of relation heads.',
             )
-        self.last = (student.layers, teacher.layers)
-
-    def plan(self) -> dict[str, Any]:
-        return {"layers": [self.last]}
-
-    def student_wants(self) -> Wants:
-        return Wants(qkv=frozenset({self.last[0]}))
-
-    def teacher_wants(self) -> Wants:
-        return Wants(qkv=frozenset({self.last[1]}))
+        super().setup(student, teacher)
 
     def count(self, batch: Batch) -> int:
         return batch.tokens
@@ -52,8 +40,9 @@ class MiniLM(Objective):
     def __call__(self, student: Signals, teacher: Signals | None, batch: Batch, x: float) -> Tensor:
         assert teacher is not None
         valid_BT = batch.attention_mask_BT.bool()
-        q_S, k_S, v_S = (wide(t) for t in student.qkv[self.last[0]])
-        q_T, k_T, v_T = (wide(t.detach()) for t in teacher.qkv[self.last[1]])
+        ((ours, theirs),) = self.pairs
+        q_S, k_S, v_S = (wide(t) for t in student.qkv[ours])
+        q_T, k_T, v_T = (wide(t.detach()) for t in teacher.qkv[theirs])
         same_rows(q_S[:, 0], q_T[:, 0])
         attention = relation_kl(scores(q_T, k_T), scores(q_S, k_S), valid_BT)
         return attention + relation_kl(scores(v_T, v_T), scores(v_S, v_S), valid_BT)

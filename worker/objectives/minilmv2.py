@@ -6,12 +6,12 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from app.domain.errors import IncompatibleModels, InvalidRequest
+from app.domain.errors import IncompatibleModels
 from worker.losses.attention import relation_kl, resplit, scores
 from worker.objectives.base import Objective, same_rows, wide
 from worker.plugins import PluginParams
 from worker.rows import Batch
-from worker.signals import Need, Shape, Signals, Wants
+from worker.signals import Need, Shape, Signals
 
 
 class MiniLMv2(Objective):
@@ -27,6 +27,7 @@ class MiniLMv2(Objective):
 
     name = "minilmv2"
     needs: ClassVar[frozenset[Need]] = frozenset({"qkv", "teacher"})
+    compares = "last"
 
     class Params(PluginParams):
         teacher_layer: Literal["last"] | PositiveInt = Field(default="last", description="Counted from 1, or its last.")
@@ -41,18 +42,9 @@ class MiniLMv2(Objective):
 
     params: Params
 
-    def __init__(self, **params: Any) -> None:
-        super().__init__(**params)
-        self.layers, self.relation_heads = (0, 0), 1
-
     def setup(self, student: Shape, teacher: Shape | None) -> None:
         assert teacher is not None
-        wanted = self.params.teacher_layer
-        layer = teacher.layers if wanted == "last" else wanted
-        if layer > teacher.layers:
-            raise InvalidRequest(
-                f"The teacher has no layer {layer}.", param="teacher_layer", hint=f"Its layers are 1 to {teacher.layers}."
-            )
+        super().setup(student, teacher)
         fitting = _divisors(math.gcd(student.hidden, teacher.hidden))
         heads = self.params.relation_heads or max(n for n in fitting if n <= max(teacher.heads, 1))
         if heads not in fitting:
@@ -61,16 +53,10 @@ class MiniLMv2(Objective):
                 param="relation_heads",
                 hint=f"Use one of {', '.join(map(str, fitting))}, or leave it out.",
             )
-        self.layers, self.relation_heads = (student.layers, layer), heads
+        self.relation_heads = heads
 
     def plan(self) -> dict[str, Any]:
-        return {"layers": [self.layers], "relation_heads": self.relation_heads}
-
-    def student_wants(self) -> Wants:
-        return Wants(qkv=frozenset({self.layers[0]}))
-
-    def teacher_wants(self) -> Wants:
-        return Wants(qkv=frozenset({self.layers[1]}))
+        return super().plan() | {"relation_heads": self.relation_heads}
 
     def count(self, batch: Batch) -> int:
         return batch.tokens
@@ -78,7 +64,8 @@ class MiniLMv2(Objective):
     def __call__(self, student: Signals, teacher: Signals | None, batch: Batch, x: float) -> Tensor:
         assert teacher is not None
         valid_BT = batch.attention_mask_BT.bool()
-        ours, theirs = student.qkv[self.layers[0]], teacher.qkv[self.layers[1]]
+        ((i, j),) = self.pairs
+        ours, theirs = student.qkv[i], teacher.qkv[j]
         same_rows(ours[0][:, 0], theirs[0][:, 0])
         total = wide(ours[0]).new_zeros(())
         weights = (self.params.query_weight, self.params.key_weight, self.params.value_weight)

@@ -286,7 +286,7 @@ def _relation(a: Array, c: Array, t: int, n: int) -> list[float]:
 
 def minilm(g: Given) -> float:
     assert g.teacher is not None
-    i, j = g.objective.last
+    ((i, j),) = g.objective.pairs
     (q_s, k_s, v_s), (q_t, k_t, v_t) = ([array(t) for t in three] for three in (g.student.qkv[i], g.teacher.qkv[j]))
     total, heads = 0.0, q_s.shape[1]
     for b, t in g.tokens():
@@ -299,7 +299,7 @@ def minilm(g: Given) -> float:
 
 def minilmv2(g: Given) -> float:
     assert g.teacher is not None
-    i, j = g.objective.layers
+    ((i, j),) = g.objective.pairs
     heads, total = g.objective.relation_heads, 0.0
     weights = (g.p.query_weight, g.p.key_weight, g.p.value_weight)
     for weight, a_s, a_t in zip(weights, g.student.qkv[i], g.teacher.qkv[j], strict=True):
