@@ -154,6 +154,19 @@ SPECS: list[dict[str, Any]] = [  # one for each task
         "recipe": "distilbert",
     },
 ]
+STAGES: list[dict[str, Any]] = [
+    {"name": "features", "objectives": [{"type": "hidden_mse", "layers": "uniform"}], "epochs": 4, "learning_rate": 0.0005},
+    {"name": "output", "objectives": [{"type": "response", "temperature": 4}], "epochs": 8, "learning_rate": 0.0003},
+]
+ALIGNMENT: list[dict[str, Any]] = [  # of these stages
+    {
+        "stage": "features",
+        "objective": "hidden_mse",
+        "layers": [[1, 3], [2, 6]],
+        "projections": {"layer_1_3": [192, 384], "layer_2_6": [192, 384]},
+    }
+]
+RESOLVED: dict[str, Any] = {**SPEC, "recipe": None, "stages": STAGES}
 ESTIMATE = {
     "steps": 152,
     "duration_seconds": {"low": 20.0, "expected": 60.0, "high": 240.0},

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+from collections import Counter
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationInfo, field_validator, model_validator
@@ -146,6 +148,16 @@ class Stage(_Block):
     max_grad_norm: float | None = Field(default=1.0, gt=0)
     early_stopping: EarlyStopping | None = None
     balance: bool = Field(default=True, description="Fail when weighted objectives differ in size by more than a thousandfold.")
+
+
+def numbered(types: Sequence[str]) -> list[str]:
+    """A name for each objective of a stage, as report and metrics call it: a second `hidden_mse` is `hidden_mse-2`."""
+    seen: Counter[str] = Counter()
+    names = []
+    for name in types:
+        seen[name] += 1
+        names.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
+    return names
 
 
 class Augmentation(_PluginBlock):

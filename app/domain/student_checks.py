@@ -9,6 +9,7 @@ from app.domain.spec import JobSpec
 
 Fault = InvalidRequest
 _STATIC = "static"
+_STATIC_WIDTH = 256
 
 
 class TeacherShape(Protocol):
@@ -163,6 +164,11 @@ def _measures(params: dict[str, Any]) -> Iterator[Fault]:
             param="student.embedding_size",
             hint='Leave it out, or set student.model_type to "electra".',
         )
+
+
+def static_width(wanted: int | None, teacher: int) -> int:
+    """Of a static student's vectors, where it is not asked for: 256, or the teacher's."""
+    return wanted or min(_STATIC_WIDTH, teacher)
 
 
 def _static(spec: JobSpec, params: dict[str, Any], teacher: TeacherShape | None) -> Iterator[Fault]:

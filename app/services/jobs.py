@@ -35,6 +35,7 @@ class JobService:
             "warnings": plan.warnings,
             "estimate": plan.estimate,
             "resolved_spec": plan.resolved,
+            "alignment": plan.alignment if plan.resolved is not None else None,
             "config_hash": plan.config_hash,
         }
 
@@ -113,6 +114,7 @@ class JobService:
             "job_id": job.id,
             "submitted": job.submitted,
             "resolved": job.spec,
+            "alignment": job.inputs.get("alignment"),
             "config_hash": job.config_hash,
         }
 

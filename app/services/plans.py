@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from app.domain import catalog, ids, model_checks, plan_checks, shape_checks
+from app.domain import catalog, ids, model_checks, plan_checks, plan_maps, shape_checks
 from app.domain.db import Session, Sessions, reading
 from app.domain.errors import DomainError, IncompatibleModels, InvalidRequest, NotFound
 from app.domain.model_checks import Models
@@ -34,6 +34,7 @@ class Plan:
     errors: list[DomainError] = field(default_factory=list)
     warnings: list[dict[str, Any]] = field(default_factory=list)
     resolved: dict[str, Any] | None = None
+    alignment: list[dict[str, Any]] | None = None
     estimate: dict[str, Any] | None = None
     inputs: dict[str, Any] = field(default_factory=dict)
     model_name: str = ""
@@ -91,6 +92,7 @@ class Planner:
             "files": described,
             "teacher": cast.teacher.inputs if cast.teacher else None,
             "student": cast.student.inputs if cast.student else None,
+            "alignment": plan.alignment,
         }
         if cast.ensemble:
             plan.inputs["ensemble"] = [found.inputs for found in cast.ensemble if found]
@@ -217,6 +219,9 @@ def _check_plan(spec: JobSpec, full: JobSpec, rows: rowchecks.Rows, cast: _Cast,
         catalog.check_student(full, models.teacher)
     except DomainError as error:
         plan.errors.append(error)
+    if not plan.errors:  # of a layer that is not there, more has been said already
+        plan.alignment, faults = plan_maps.resolve(planned, models)
+        plan.errors += faults
 
 
 def _infos(cast: _Cast) -> Models:

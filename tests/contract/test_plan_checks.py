@@ -173,6 +173,37 @@ def test_layers_that_do_exist(api: Api) -> None:
     assert "the teacher has no layer 3" in error["message"], "the average of the student has the student's one layer"
 
 
+def test_layers_and_projections_are_told_before_the_job_runs(api: Api) -> None:
+    made = {"init": "teacher_layers", "layers": 2, "hidden_size": 8}
+    objectives = ["response", ("hidden_mse", {"include_embeddings": True}), "attention_mse", "embedding_cosine"]
+    measured = ("hidden_cosine", {"layers": "block_influence"})
+    stages = [stage(*objectives, name="a"), stage(measured, "hard_label", name="b")]
+    task = "text-classification"
+    large = teacher(api, task, hidden_size=16)  # of three layers
+    body = spec(api, task, ROWS["single"], teacher=large, student=made, stages=stages)
+    told = accepted(api, body)["alignment"]
+    assert told[:3] == [
+        {
+            "stage": "a",
+            "objective": "hidden_mse",
+            "layers": [[0, 0], [1, 2], [2, 3]],
+            "projections": {"layer_0_0": [8, 16], "layer_1_2": [8, 16], "layer_2_3": [8, 16]},
+        },
+        {"stage": "a", "objective": "attention_mse", "layers": [[1, 2], [2, 3]]},
+        {"stage": "a", "objective": "embedding_cosine", "projections": {"embedding": [8, 16]}},
+    ]
+    assert (told[3]["stage"], told[3]["objective"], told[3]["layers"], told[3]["projections"]) == ("b", "hidden_cosine", None, None)
+    assert "block_influence" in told[3]["reason"]
+    assert len(told) == 4
+    assert accepted(api, body | {"target": {"min_retention": 0.9}})["alignment"] == [], "the student is yet to be found"
+    by_itself = body | {"stages": [stage("response", name="a"), stage("response", measured, name="b", teacher={"type": "ema"})]}
+    error = refused(api, by_itself, "invalid_parameter", "stages[1].objectives[1].layers")
+    assert "was not measured" in error["message"]
+    assert api.client.post(VALIDATE, json=by_itself).json()["alignment"] is None
+    job = api.client.post(URL, json=body).json()
+    assert api.client.get(f"{URL}/{job['id']}/spec").json()["alignment"] == told
+
+
 def test_where_queries_keys_and_values_lie_must_be_known(api: Api) -> None:
     body = spec(api, "masked-lm", ROWS["masked"], stages=[stage("response", "attention_mse")])
     body["teacher"] = teacher(api, "masked-lm", model_type="mpnet")

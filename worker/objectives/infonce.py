@@ -1,6 +1,6 @@
 """Contrast: a student's vector is closer to its teacher's of the same row than to those of all other rows."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import Field
 from torch import Tensor
@@ -9,7 +9,7 @@ from worker.losses.geometry import unit
 from worker.objectives.base import Objective, Temperature, both, wide
 from worker.plugins import PluginParams
 from worker.rows import Batch
-from worker.signals import Need, Shape, Signals
+from worker.signals import Need, Signals
 
 
 class InfoNCE(Objective):
@@ -25,6 +25,7 @@ class InfoNCE(Objective):
 
     name = "infonce"
     needs: ClassVar[frozenset[Need]] = frozenset({"embedding", "teacher"})
+    projects = "embedding"
     batchwise = True
     matching = False
 
@@ -35,13 +36,6 @@ class InfoNCE(Objective):
         symmetric: bool = Field(default=False, description="Also let every teacher vector look for its student's.")
 
     params: Params
-
-    def setup(self, student: Shape, teacher: Shape | None) -> None:
-        assert teacher is not None
-        self.projections.add("embedding", student.embedding, teacher.embedding)
-
-    def plan(self) -> dict[str, Any]:
-        return {"projections": self.projections.shapes()}
 
     def count(self, batch: Batch) -> int:
         return len(batch.index_B) if len(batch.index_B) > 1 else 0

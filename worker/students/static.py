@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel
 
 from app.domain.errors import InvalidRequest, UnsupportedMethod
+from app.domain.student_checks import static_width
 from worker import capture
 from worker.heads.base import Head
 from worker.losses.geometry import pooled
@@ -18,7 +19,6 @@ from worker.surgery.least_squares import ridge
 from worker.surgery.observation import leaving, sample
 from worker.surgery.static_model import StaticConfig
 
-_WIDTH = 256
 _CHUNK = 1024
 _PRIOR = 1e-3  # of a mean count, given to tokens that the rows do not use
 
@@ -90,7 +90,7 @@ class Static(StudentInit):
         return student
 
     def _width(self, most: int) -> int:
-        wanted: int = self.params.hidden_size or min(_WIDTH, most)
+        wanted = static_width(self.params.hidden_size, most)
         if wanted > most:
             raise InvalidRequest(
                 f"student.hidden_size is {wanted}, the teacher's vectors have {most} numbers.",

@@ -1,6 +1,5 @@
 """What one run does, where it keeps things, and what it says of itself. Plain values; the loop reads them."""
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import torch
 
 from app.domain.schedule import Schedule
+from app.domain.spec import numbered
 from worker.objectives.base import Objective
 
 
@@ -33,13 +33,8 @@ class Plan:
     @property
     def named(self) -> list[tuple[str, Objective, Schedule]]:
         """Each objective under a name of its own: a second of one type is called `hidden_mse-2`."""
-        seen: Counter[str] = Counter()
-        found = []
-        for objective, weight in self.objectives:
-            seen[objective.name] += 1
-            number = seen[objective.name]
-            found.append((objective.name if number == 1 else f"{objective.name}-{number}", objective, weight))
-        return found
+        names = numbered([objective.name for objective, _ in self.objectives])
+        return [(name, objective, weight) for name, (objective, weight) in zip(names, self.objectives, strict=True)]
 
 
 @dataclass(frozen=True)

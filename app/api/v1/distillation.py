@@ -49,7 +49,8 @@ _VALID = {
     "errors": [],
     "warnings": [],
     "estimate": examples.ESTIMATE,
-    "resolved_spec": examples.SPEC,
+    "resolved_spec": examples.RESOLVED,
+    "alignment": examples.ALIGNMENT,
     "config_hash": f"sha256:{examples.DIGEST}",
 }
 
@@ -57,7 +58,10 @@ _VALID = {
 @router.post(
     "/validate",
     summary="Check a job without starting it",
-    description="Finds every fault that creating the job would find, fills in every default, estimates time and space.",
+    description="Finds every fault that creating the job would find, fills in every default, estimates time and space. "
+    "`alignment` has an entry for every objective that compares layers or maps widths: pairs [student layer, teacher layer], 0 "
+    "the embeddings' output, and the projections that are trained beside the student, [student width, teacher width]. What is "
+    "null is decided when the job starts, for the `reason` given; an objective whose models are not known yet has no entry.",
     openapi_extra=bodies.described(JobSpec, *examples.SPECS),
     responses=examples.answers(_VALID, "All errors and warnings", 200, 400),
 )
@@ -209,13 +213,14 @@ def clone(job_id: str, request: Request, service: Writing, given: Given, key: Id
 @router.get(
     "/jobs/{job_id}/spec",
     summary="What was submitted, and what it was resolved to",
-    description="Posting `resolved` again makes the same job.",
+    description="Posting `resolved` again makes the same job. `alignment`: as validating it told.",
     responses=examples.answers(
         {
             "object": "distillation.spec",
             "job_id": examples.JOB_ID,
-            "submitted": examples.SPEC,
-            "resolved": examples.SPEC,
+            "submitted": examples.RESOLVED,
+            "resolved": examples.RESOLVED,
+            "alignment": examples.ALIGNMENT,
             "config_hash": f"sha256:{examples.DIGEST}",
         },
         "The specification",
