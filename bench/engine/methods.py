@@ -28,7 +28,7 @@ def student_of(data: DataSet, rarest: int = 2) -> Spec:
 
 def methods(data: DataSet, epochs: int) -> dict[str, Spec]:
     """name → blocks laid over the common spec. The first is the plain one, whose report has the student without a teacher."""
-    rate = 5e-4 if data.chinese else 4e-4
+    rate = 5e-4 if data.chinese else 3e-4
 
     def recipe(name: str, **params: Any) -> Spec:
         return {"recipe": {"type": name, "epochs": epochs, "learning_rate": rate, **params}}
