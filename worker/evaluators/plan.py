@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from app.domain.spec import numbered
+
 _TOLD_ELSEWHERE = {"name", "steps", "seconds", "init", "layer_map", "objectives", "final_loss", "validation_scores"}
 
 
@@ -128,17 +130,21 @@ def _stage(stage: Mapping[str, Any], told: Mapping[str, Any], curves: Mapping[st
         text += f", final loss {told['final_loss']:.4g}"
     curve = curves.get("values", {})
     resolved = told.get("objectives") or {}
-    objectives = [(o["type"], _objective(o, resolved.get(o["type"], {}), curve)) for o in stage["objectives"]]
+    names = numbered([o["type"] for o in stage["objectives"]])
+    pairs = zip(names, stage["objectives"], strict=True)
+    objectives = [(name, _objective(name, o, resolved.get(name, {}), curve)) for name, o in pairs]
     return Stage(stage["name"], text, _made(told), objectives)
 
 
-def _objective(objective: Mapping[str, Any], resolved: Mapping[str, Any], curve: Mapping[str, Sequence[float | None]]) -> str:
+def _objective(
+    name: str, objective: Mapping[str, Any], resolved: Mapping[str, Any], curve: Mapping[str, Sequence[float | None]]
+) -> str:
     """What was asked for, which layers and projections came of it, and where it ended."""
     params = value({key: v for key, v in objective.items() if key != "type"})
     if resolved.get("layers"):
         params += f"; student ← teacher {_layers(resolved['layers'])}"
     params += "".join(f"; {key} {value(v)}" for key, v in resolved.items() if key != "layers" and v)
-    loss, norm = (_last(curve.get(f"{objective['type']}/{name}", [])) for name in ("loss", "grad_norm"))
+    loss, norm = (_last(curve.get(f"{name}/{part}", [])) for part in ("loss", "grad_norm"))
     told = [f"final loss {loss:.4g}"] if loss is not None else []
     told += [f"gradient norm {norm:.3g}"] if norm is not None else []
     return params + (f"; {', '.join(told)}" if told else "")

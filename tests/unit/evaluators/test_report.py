@@ -8,7 +8,7 @@ import pytest
 
 from app import quality
 from tests.unit.evaluators.reports import qualities, regression_qualities, sample
-from worker.evaluators import report
+from worker.evaluators import plan, report
 from worker.evaluators.markdown import markdown
 from worker.evaluators.page import render
 
@@ -150,3 +150,18 @@ def test_what_users_wrote_stays_text() -> None:
     assert "| line break |" in page
     assert "\\[x](http" in page
     assert "\n# heading" not in page
+
+
+def test_two_objectives_of_a_kind_have_their_own_layers_and_curves() -> None:
+    asked = {"type": "hidden_mse", "weight": 1.0}
+    resolved = {"hidden_mse": {"layers": [[1, 2]]}, "hidden_mse-2": {"layers": [[2, 4]]}}
+    curve = {"steps": [1], "values": {"hidden_mse/loss": [0.5], "hidden_mse-2/loss": [0.25]}}
+    stage = {"name": "features", "objectives": [asked, asked], "epochs": 1, "learning_rate": 1e-3, "batch_size": 8}
+    taught = {"name": "features", "steps": 1, "seconds": 1.0, "objectives": resolved}
+    found = plan.stages({"plan": {"stages": [stage]}, "training": {"stages": [taught]}, "curves": {"features": curve}})
+    (first, said), (second, also) = found[0].objectives
+    assert (first, second) == ("hidden_mse", "hidden_mse-2")
+    assert "1 ← 2" in said
+    assert "final loss 0.5" in said
+    assert "2 ← 4" in also
+    assert "final loss 0.25" in also
