@@ -12,6 +12,8 @@ Spec = dict[str, Any]
 # Full width keeps the teacher's own word vectors and heads. Two layers with a third of their feed-forward parts and 4-bit tables of
 # the job's own vocabulary: some 5 % of MiniLM's bytes. Words that occur once are spelled, where no states are compared.
 SLIM: Spec = {"init": "teacher_layers", "layers": 2, "intermediate_size": 512}
+# Vectors keep less of a teacher than classes do.
+DEEPER: Spec = {"init": "teacher_layers", "layers": 3, "intermediate_size": 768, "trim_vocabulary": True}
 SMALL: Spec = {"init": "teacher_layers", "layers": 2, "hidden_size": 128, "intermediate_size": 512, "trim_vocabulary": True}
 NARROW: Spec = {"init": "teacher_layers", "layers": 3, "hidden_size": 192, "intermediate_size": 768, "trim_vocabulary": True}
 STATIC: Spec = {"init": "static", "hidden_size": 256, "trim_vocabulary": True}
@@ -21,6 +23,8 @@ FACTOR = 4  # copies of a row that augmentation makes
 
 def student_of(data: DataSet, rarest: int = 2) -> Spec:
     """`rarest`: how often a token occurs at least in the training rows, to have a vector of its own."""
+    if data.task == "embedding":
+        return DEEPER
     if data.chinese:
         return SMALL
     return {**SLIM, "trim_vocabulary": {"min_count": rarest, "common": 0, "characters": "corpus"}}
