@@ -22,7 +22,7 @@ def model_dtype(wanted: str, device: torch.device) -> torch.dtype:
 
 
 def mixed_precision(wanted: str, device: torch.device) -> Literal["no", "bf16"]:
-    """accelerate's name of the autocast format."""
+    """What products are computed in under autocast; weights and optimiser state stay float32."""
     return "bf16" if wanted == "bfloat16" or (wanted == "auto" and _fast_bf16(device)) else "no"
 
 

@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -62,7 +61,6 @@ class _Fit:
         self.train, self.source = lessons.train, lessons.source
         choose_trained(model, plan.train, plan.frozen)
         self.vocabulary = _compact(model, self.train, lessons.validation)
-        self.accelerator = Accelerator(cpu=place.device.type == "cpu", mixed_precision=place.mixed_precision)
         nn.Module.to(model, place.device)
         self._begin_source()
         self._set_up(place.device)
@@ -136,6 +134,9 @@ class _Fit:
             state.step, round(state.seconds, 2), state.last_loss, state.best_score, state.scores, state.metric, dict(plans)
         )
 
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.place.device.type, torch.bfloat16, enabled=self.place.mixed_precision == "bf16")
+
     def _plain_attention(self) -> bool:
         longest = max((len(row) for row in self.train.tokens), default=0)
         rows = self.micro_size * max((len(example) for example in self.train.examples), default=1)
@@ -175,7 +176,7 @@ class _Fit:
                 norms[name] = max(norms.get(name, 0.0), part)  # one micro-batch may hold no row that an objective speaks of
         loss = sum(w(x) * values[name] for name, _, w in self.objectives)
         limit = self.plan.max_grad_norm if self.plan.max_grad_norm is not None else float("inf")
-        norm = float(self.accelerator.clip_grad_norm_(self.trained, limit))
+        norm = float(nn.utils.clip_grad_norm_(self.trained, limit))
         hold_finite(self.plan.name, self.state.step, (loss, norm))
         weights = {name: w(x) for name, _, w in self.objectives}
         self.guard.look(self.state.step, {name: weights[name] * part for name, part in norms.items() if weights[name] > 0})
@@ -213,7 +214,7 @@ class _Fit:
         looked = self.state.step < GUARD_STEPS or self.state.step % self.inspect_every == 0
         ids_BT = self.vocabulary.remap(batch.input_ids_BT).to(self.place.device)
         batch = batch.to(self.place.device)
-        with self.accelerator.autocast():
+        with self._autocast():
             student = self.head.forward(self.model, batch, self._student_wants(batch), ids_BT)
             teacher = self.source.signals(batch, self.teacher_wants) if self.source is not None and self.teacher_wants else None
         total: Tensor | None = None
@@ -228,7 +229,7 @@ class _Fit:
             else:
                 total = weight(x) * mean if total is None else total + weight(x) * mean
         if total is not None and total.requires_grad:
-            self.accelerator.backward(total)
+            torch.autograd.backward(total)
         if self.source is not None:
             self.source.learn(student.detached(), batch, 1 / parts)
         return norms
@@ -246,7 +247,7 @@ class _Fit:
         if not len(rows) or (teacher is None and not len(rows.labelled())):
             return False
         remap = self.vocabulary.remap
-        with self.accelerator.autocast():
+        with self._autocast():
             outputs = self.head.predict(self.model, rows, self.place.device, remap=remap)
         try:
             quality = self.head.judge(outputs, rows, teacher)

@@ -102,3 +102,14 @@ def test_a_look_at_every_gradient_changes_no_step(
     looked, plain_steps = trained(10**6), trained(0)
     for name, value in looked.items():
         torch.testing.assert_close(value, plain_steps[name], rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_one_process_trains_in_one_format_after_the_other(folder: Path, rows: Rows, tmp_path: Path) -> None:
+    """And bf16 products change a loss by little."""
+    losses = {}
+    for format_ in ("bf16", "no", "bf16"):
+        where = place(tmp_path / f"{format_}-{len(losses)}", mixed_precision=format_)
+        losses[format_] = loop.fit(_model(folder), HEAD, PLAN, taught(rows, rows.only([])), where).final_loss
+    assert losses["bf16"] is not None
+    assert losses["bf16"] == pytest.approx(losses["no"], rel=0.05)
+    assert losses["bf16"] != losses["no"]
