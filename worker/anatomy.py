@@ -36,7 +36,7 @@ class Layer:
 class Anatomy:
     """`tables` are summed before `embedding_norm`.
 
-    The head, where there is one: `final(head_activation(dense(state)))`, or `final(state)` when `dense` is None; of the first
+    The head, where there is one: `final(head_activation(dense(state)))`, or `final(state)` when both are None; of the first
     token for a sequence classifier, of every token otherwise. An encoder without a head has none of them.
     """
 
@@ -44,7 +44,7 @@ class Anatomy:
     embedding_norm: nn.LayerNorm
     layers: list[Layer]
     dense: nn.Linear | None
-    head_activation: Callable[[Tensor], Tensor]
+    head_activation: Callable[[Tensor], Tensor] | None
     final: nn.Linear | None
 
 
@@ -63,12 +63,12 @@ def of(model: PreTrainedModel) -> Anatomy:
     return Anatomy(tables, embeddings.LayerNorm, layers, *_head(model, kind))
 
 
-def _head(model: Any, kind: str) -> tuple[nn.Linear | None, Callable[[Tensor], Tensor], nn.Linear | None]:
+def _head(model: Any, kind: str) -> tuple[nn.Linear | None, Callable[[Tensor], Tensor] | None, nn.Linear | None]:
     name = type(model).__name__
     if name.endswith("ForTokenClassification"):
-        return None, torch.tanh, model.classifier
+        return None, None, model.classifier
     if not name.endswith("ForSequenceClassification"):
-        return None, torch.tanh, None
+        return None, None, None
     if kind == "distilbert":
         return model.pre_classifier, torch.relu, model.classifier
     if kind == "bert":

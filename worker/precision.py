@@ -1,7 +1,7 @@
 """Device and number format of a run: bf16 products where the hardware multiplies bf16 faster than float32, else float32.
 
-Weights, optimiser state, norms, softmax and losses stay float32 under autocast; products have an 8-bit mantissa. Beside a teacher
-whose logits were compared in both formats this moves them by some 0.3 % of their spread, and a step takes two thirds of the time.
+Weights, optimiser state, norms, softmax and losses stay float32 under autocast; products have an 8-bit mantissa. Measured on a CPU
+with AVX-512 BF16: logits of untrained encoders moved by at most 4 % of their standard deviation.
 """
 
 from typing import Literal

@@ -63,7 +63,7 @@ def transfer_head(
     if type(student).__name__.endswith("ForSequenceClassification"):
         first_R = first_tokens(batches)
         last_NE, state_ND = last_NE[first_R], state_ND[first_R]
-    if wide.dense is not None and narrow.dense is not None:
+    if wide.dense and wide.head_activation and narrow.dense and narrow.head_activation:
         raw_NE = wide.dense(last_NE)
         last_NE = wide.head_activation(raw_NE)
         strength_E = last_NE.std(0, correction=0) * wide.final.weight.norm(dim=0)

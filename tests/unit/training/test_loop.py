@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import AutoTokenizer, BertForSequenceClassification, PreTrainedModel
+from transformers import BertForSequenceClassification, PreTrainedModel
 
 from app.domain.errors import LossDiverged, ObjectivesOutOfBalance, SilentObjective
 from app.domain.schedule import Schedule
-from tests.fixtures.tiny import make_rows, make_tiny_teacher
 from worker.answers.ensemble import blended
 from worker.heads.base import About
 from worker.heads.text_classification import TextClassification
@@ -21,7 +20,7 @@ from worker.objectives.hard_label import HardLabel
 from worker.objectives.hidden_mse import HiddenMSE
 from worker.objectives.response import Response
 from worker.phases.base import StopRequested
-from worker.rows import Batch, Rows, order, tokenize
+from worker.rows import Batch, Rows, order
 from worker.signals import Shape, Signals, Wants
 from worker.teachers.base import Source
 from worker.teachers.ema import Ema
@@ -35,19 +34,6 @@ from worker.training.vocabulary import CompactVocabulary
 
 HEAD = TextClassification(About("text-classification", "single_label", ("a", "b", "c", "d", "e"), 24))
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_teacher(tmp_path_factory.mktemp("tiny") / "teacher")
-
-
-@pytest.fixture(scope="module")
-def rows(folder: Path) -> Rows:
-    made = make_rows(folder.parent / "rows.jsonl", 60, seed=4)
-    names = sorted({str(r["label"]) for r in made})
-    records = [{"id": i, "text": r["text"], "label": names.index(str(r["label"]))} for i, r in enumerate(made)]
-    return tokenize(records, AutoTokenizer.from_pretrained(folder), 24)
 
 
 def model(folder: Path, dropout: float = 0.0) -> PreTrainedModel:
