@@ -19,10 +19,9 @@ from typing import Any
 from bench.engine import chinese
 from bench.engine.data import NAMES, DataSet, prepare
 from bench.engine.harness import run
-from bench.engine.methods import INT8, Spec, methods, student_of
+from bench.engine.methods import INT8, OWN_BASELINE, Spec, methods, student_of
 from bench.engine.table import table, told
 
-OWN_BASELINE = ("static", "narrow", "lora")  # students of another kind
 OUT = Path(__file__).resolve().parents[1] / "out" / "engine"
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "engine"
 SIZES: dict[str, dict[str, Any]] = {

@@ -18,6 +18,7 @@ SMALL: Spec = {"init": "teacher_layers", "layers": 2, "hidden_size": 128, "inter
 NARROW: Spec = {"init": "teacher_layers", "layers": 3, "hidden_size": 192, "intermediate_size": 768, "trim_vocabulary": True}
 STATIC: Spec = {"init": "static", "hidden_size": 256, "trim_vocabulary": True}
 INT8: Spec = {"scheme": "int8_static", "tables": "int4"}
+OWN_BASELINE = ("static", "narrow", "lora")  # methods with students of another kind
 FACTOR = 4  # copies of a row that augmentation makes
 
 
@@ -61,7 +62,7 @@ def methods(data: DataSet, epochs: int) -> dict[str, Spec]:
             "ranknet": stage("pairs", ("ranknet", 1.0)),
             "embedding": stage("vectors", ("embedding_cosine", 1.0), ("listnet", 1.0)),
         }
-    fewer = max(1, round(2.5 * epochs / (1 + FACTOR)))  # half of the others' epochs again, in steps
+    fewer = max(1, round(2.5 * epochs / (1 + FACTOR)))  # two and a half times the others' steps
     more_rows: Spec = {"student": student_of(data, 4), "augmentation": [{"type": "mlm_replace", "factor": FACTOR}]}
     return {
         "response": recipe("response", alpha=0.5),

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.engine.harness import Outcome
+from bench.engine.methods import OWN_BASELINE
 
 Told = dict[str, Any]
 COLUMNS: tuple[tuple[str, str, str], ...] = (  # head, key, format
@@ -51,7 +52,7 @@ def told(outcome: Outcome) -> Told:
 
 def table(folder: Path) -> str:
     """Of every data set below `folder`, written beside it too. `without`: the same student taught by labels alone, where a method
-    has a student of its own; else that of the set's first method. `spread`: standard deviation over the seeds."""
+    has a student of another kind; else that of the set's plain method. `spread`: standard deviation over the seeds."""
     lines = [f"size: {folder.name}", "", "| data set | method | seeds | " + " | ".join(head for head, _, _ in COLUMNS) + " |"]
     lines.append("|" + " --- |" * (3 + len(COLUMNS)))
     for place in sorted(p for p in folder.glob("*/") if list(p.glob("*-*.json"))):
@@ -63,9 +64,10 @@ def table(folder: Path) -> str:
 
 def _rows(place: Path) -> list[str]:
     groups: dict[str, list[Told]] = {}
-    for path in sorted(place.glob("*-*.json"), key=lambda p: (p.stat().st_mtime_ns, p.name)):
+    for path in sorted(place.glob("*-*.json")):
         groups.setdefault(path.stem.rpartition("-")[0], []).append(json.loads(path.read_text()))
-    common = next((base for runs in groups.values() if (base := _mean(runs, "baseline")) is not None), None)
+    shared = [run for method, runs in groups.items() if method not in OWN_BASELINE for run in runs]
+    common = _mean(shared, "baseline")
     found = []
     for method, runs in groups.items():
         good = [run for run in runs if run["error"] is None]
