@@ -58,9 +58,14 @@ def of(model: PreTrainedModel) -> Anatomy:
     tables = [embeddings.word_embeddings, embeddings.position_embeddings]
     if hasattr(embeddings, "token_type_embeddings"):
         tables.append(embeddings.token_type_embeddings)
-    inside = base.transformer.layer if kind == "distilbert" else base.encoder.layer
-    layers = [_distilbert(x) if kind == "distilbert" else _bert(x) for x in inside]
+    layers = [_distilbert(x) if kind == "distilbert" else _bert(x) for x in blocks(model)]
     return Anatomy(tables, embeddings.LayerNorm, layers, *_head(model, kind))
+
+
+def blocks(model: PreTrainedModel) -> Any:
+    """The layers as the family's own modules, whose forward gives the next hidden state."""
+    base: Any = model.base_model
+    return base.transformer.layer if model.config.model_type == "distilbert" else base.encoder.layer
 
 
 def _head(model: Any, kind: str) -> tuple[nn.Linear | None, Callable[[Tensor], Tensor] | None, nn.Linear | None]:

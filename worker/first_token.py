@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import dropout
 from transformers import PreTrainedModel
 
@@ -32,7 +32,7 @@ def enough(model: PreTrainedModel, wants: Wants, layers: int) -> bool:
 @contextmanager
 def last_layer(model: PreTrainedModel, mask_BT: Tensor, heads: int) -> Iterator[None]:
     """While this holds, the last layer gives (B, 1, D): what it gave before at position 0, but for rounding."""
-    part, module = anatomy.of(model).layers[-1], _last(model)
+    part, module = anatomy.of(model).layers[-1], anatomy.blocks(model)[-1]
 
     def forward(before_BTD: Tensor, *_: Any, **__: Any) -> Tensor:
         first_B1D, p = before_BTD[:, :1], part if module.training else None
@@ -54,10 +54,3 @@ def last_layer(model: PreTrainedModel, mask_BT: Tensor, heads: int) -> Iterator[
         yield
     finally:
         del module.forward
-
-
-def _last(model: PreTrainedModel) -> nn.Module:
-    base: Any = model.base_model
-    inside = base.transformer.layer if model.config.model_type == "distilbert" else base.encoder.layer
-    found: nn.Module = inside[-1]
-    return found

@@ -102,7 +102,7 @@ def test_short_only_where_nobody_sees_it(wants: Wants, positions: int) -> None:
     out, _ = capture.run(model, _batch(), wants)
     assert seen == [positions]
     assert out.logits.shape == (3, 3)
-    assert "forward" not in vars(first_token._last(model))
+    assert "forward" not in vars(anatomy.blocks(model)[-1])
     if 1 in wants.hidden:
         assert out.hidden_states[1].shape == (3, 9, 16)
 
