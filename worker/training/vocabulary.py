@@ -49,7 +49,8 @@ class CompactVocabulary:
         padding = None if table.padding_idx is None else int(self._to_compact_V[table.padding_idx])
         rows_UD = table.weight.detach()[self.used_U.to(table.weight.device)].clone()
         self._compact = nn.Embedding(len(self.used_U), table.embedding_dim, padding_idx=padding, _weight=rows_UD)
-        self._compact.__class__ = type(table)  # a table that computes in its own way goes on doing so
+        self._compact.__class__ = type(table)  # a table that computes in its own way goes on doing so, with what that takes
+        vars(self._compact).update({name: value for name, value in vars(table).items() if name not in vars(self._compact)})
         self._compact.weight.requires_grad_(table.weight.requires_grad)
         model.set_input_embeddings(self._compact)
 

@@ -14,6 +14,7 @@ from worker.int8.error import answers, real_rows
 from worker.int8.fakequant import FakeQuantEmbedding, FakeQuantLinear, remove_fake_quant, with_fake_quant
 from worker.int8.params import MatrixParams
 from worker.quantizers.int8_qat import Int8Qat
+from worker.training.vocabulary import CompactVocabulary
 
 SMALL: dict[str, Any] = {"vocab_size": 200, "max_position_embeddings": 66}
 
@@ -89,6 +90,17 @@ def test_names_ties_and_weights_survive(encoder: Path) -> None:
     assert [type(m) for m in model.modules()] == kinds
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert np.array_equal(_logits(model, feeds), plain)
+
+
+@pytest.mark.parametrize("params", [{}, {"tables": "int4", "min_elements": 49}])
+def test_a_table_narrowed_to_the_tokens_in_use_rounds_as_the_whole_one(encoder: Path, params: dict[str, Any]) -> None:
+    model: Any = head_of("text-classification").load(encoder.parent / "torch").eval()
+    with_fake_quant(model, MatrixParams(**{"min_elements": 512} | params))
+    ids = torch.tensor([[3, 9, 7, 5]])
+    whole = model.get_input_embeddings()(ids)
+    narrowed = CompactVocabulary(model, {3, 5, 7, 9})
+    assert model.get_input_embeddings().num_embeddings < model.config.vocab_size
+    assert torch.equal(model.get_input_embeddings()(narrowed.remap(ids)), whole)
 
 
 def _faked(module: nn.Module, **params: Any) -> nn.Module:
