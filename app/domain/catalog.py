@@ -144,6 +144,10 @@ def _block(room_name: str, key: str, name: str, params: dict[str, Any], where: s
                     param=f"{path}.{extra}",
                     hint=_closest(extra, known),
                 )
+        elif error.validator == "required":
+            missing = next(n for n in error.validator_value if error.message.startswith(repr(n)))
+            said = error.schema.get("properties", {}).get(missing, {}).get("description", "GET /v1/catalog shows the schema.")
+            yield MissingParameter(f"'{path}.{missing}' is missing.", param=f"{path}.{missing}", hint=said)
         else:
             yield InvalidRequest(f"{path}: {_reason(error)}.", param=path, hint=_expectation(error))
     if validator.is_valid(params):

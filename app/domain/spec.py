@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from app.domain.schedule import Schedule, Scheduled, in_range
 
@@ -45,8 +46,6 @@ class Finetune(_Block):
 class Source(_Block):
     """A model, and how it becomes a teacher."""
 
-    source: Literal["hub", "local", "registry"]
-    model: str = Field(min_length=1, max_length=200)
     revision: str | None = Field(default=None, max_length=100)
     finetune: Finetune | None = None
 
@@ -54,11 +53,17 @@ class Source(_Block):
 class Member(Source):
     """One more teacher of an ensemble."""
 
+    source: Literal["hub", "local", "registry"]
+    model: str = Field(min_length=1, max_length=200)
     weight: float = Field(default=1.0, gt=0, le=1e6, description="Its share in the average.")
     route: str | None = Field(default=None, max_length=200, description="It answers the rows whose route column has this value.")
 
 
 class Teacher(Source):
+    source: Literal["hub", "local", "registry", "self"] = Field(
+        description="self: the model that the student starts from (student.init = pretrained), fitted to the labels first."
+    )
+    model: str = Field(default="", max_length=200, validate_default=True, description="Its name there; with source 'self', none.")
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     batch_size: int = Field(default=64, ge=1, le=4096)
     cache: Literal["auto", "always", "never"] = Field(
@@ -67,6 +72,15 @@ class Teacher(Source):
     ensemble: list[Member] = Field(default=[], max_length=8, description="More teachers, averaged with this one or routed by row.")
     weight: float = Field(default=1.0, gt=0, le=1e6, description="Its share in an ensemble's average.")
     route: str | None = Field(default=None, max_length=200, description="It answers the rows whose route column has this value.")
+
+    @field_validator("model")
+    @classmethod
+    def _named(cls, value: str, info: ValidationInfo) -> str:
+        if not value and info.data.get("source") != "self":
+            raise PydanticCustomError("missing", "Field required")
+        if value and info.data.get("source") == "self":
+            raise ValueError("source 'self' takes it from the student; leave it out here")
+        return value
 
 
 class Adapter(_Block):

@@ -17,9 +17,26 @@ def parse(body: dict[str, Any]) -> tuple[JobSpec | None, list[DomainError]]:
     except InvalidRequest as error:
         return None, [error]
     try:
-        return JobSpec.model_validate(body), []
+        return _with_teacher(JobSpec.model_validate(body)), []
     except ValidationError as error:
         return None, [_explained(dict(e), body) for e in error.errors(include_url=False)]
+    except InvalidRequest as error:
+        return None, [error]
+
+
+def _with_teacher(spec: JobSpec) -> JobSpec:
+    """Teacher `self` written out as the student's own model; what is wrong with that one's name, the catalogue says."""
+    if spec.teacher.source != "self":
+        return spec
+    if spec.student.init != "pretrained":
+        message = (
+            f"teacher.source 'self' is the model that the student starts from; a student '{spec.student.init}' starts from none."
+        )
+        hint = "Set student.init to 'pretrained' with a model, or name another teacher."
+        raise InvalidRequest(message, param="teacher.source", hint=hint)
+    own = {"source": "registry", **spec.student.params}
+    named = {key: own[key] for key in ("source", "model", "revision") if isinstance(own.get(key), str)}
+    return spec.model_copy(update={"teacher": spec.teacher.model_copy(update=named)})
 
 
 _Place = tuple[Any, str | int]  # (place of what holds it, key or index): a path that costs nothing until it is shown

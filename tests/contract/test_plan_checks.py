@@ -177,6 +177,31 @@ def test_tokens_are_compared_where_both_read_the_same_ones(api: Api) -> None:
     assert warned(api, unknown, "checked_later") == "stages[0].objectives[1]"
 
 
+# -- a teacher that is the student's own model ------------------------------------------------------------------------
+
+
+def test_a_teacher_self_is_the_students_model(api: Api) -> None:
+    task, own = "text-classification", student(api, "own")
+    body = spec(api, task, ROWS["single"], student=own) | {"teacher": {"source": "self", "finetune": {"epochs": 1}}}
+    said = accepted(api, body)
+    teacher = said["resolved_spec"]["teacher"]
+    assert (teacher["source"], teacher["model"]) == (own["source"], own["model"])
+    named = {**body, "teacher": {"source": "local", "model": "own", "finetune": {"epochs": 1}}}
+    assert accepted(api, named)["config_hash"] == said["config_hash"]
+
+
+def test_a_teacher_self_needs_a_student_with_a_model(api: Api) -> None:
+    task, own = "text-classification", student(api, "own")
+    body = spec(api, task, ROWS["single"], student=own) | {"teacher": {"source": "self", "finetune": {"epochs": 1}}}
+    refused(api, {**body, "student": {"init": "teacher_layers"}}, "invalid_parameter", "teacher.source")
+    refused(api, {**body, "student": {"init": "pretrained"}}, "missing_parameter", "student.model")
+    refused(api, {**body, "student": {**own, "source": "nowhere"}}, "invalid_parameter", "student.source")
+    refused(api, {**body, "student": {**own, "model": ["own"]}}, "invalid_parameter", "student.model")
+    refused(api, {**body, "teacher": {**body["teacher"], "model": "own"}}, "invalid_parameter", "teacher.model")
+    refused(api, {**body, "teacher": {"source": "local", "finetune": {}}}, "missing_parameter", "teacher.model")
+    refused(api, {**body, "teacher": {"source": "self"}}, "unsupported_method", "teacher.model")
+
+
 # -- stages ----------------------------------------------------------------------------------------------------------
 
 

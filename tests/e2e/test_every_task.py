@@ -176,7 +176,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "recipe": RESPONSE,
     },
     "static": {"student": {"init": "static", "hidden_size": 16}, "recipe": {"type": "static", **SHORT}},
-    "qad": {"recipe": {"type": "qad", **SHORT}},
+    "qad": {"quantization": {"scheme": "int8_qat", "min_elements": 16}, "recipe": {"type": "qad", **SHORT}},
     "augmented": {
         "augmentation": [{"type": "mlm_replace", "factor": 1}, {"type": "mixup"}],
         "recipe": RESPONSE,
@@ -204,6 +204,19 @@ def test_methods(cluster: Cluster, method: str) -> None:
     if method == "static":
         assert report["speedup"] > 1
     infer(cluster, "/v1/classify", model=method, input="my card is lost")
+
+
+def test_a_model_that_teaches_itself(cluster: Cluster) -> None:
+    spec = {
+        "task": "text-classification",
+        "teacher": {"source": "self", "finetune": {**FIT, "epochs": 20}},
+        "student": {"init": "pretrained", **MODEL},
+        "recipe": {"type": "born_again", "generations": 1, **SHORT, "epochs": 15},
+    }
+    report = job(cluster, "itself", tasks.single, spec, {})["result"]["report"]
+    assert report["teacher"]["quality"] > 0.2
+    assert report["student"]["quality"] > 0.2
+    infer(cluster, "/v1/classify", model="itself", input="my card is lost")
 
 
 def test_an_ensemble_routed_by_row(cluster: Cluster) -> None:

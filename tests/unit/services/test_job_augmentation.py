@@ -51,7 +51,7 @@ def test_what_is_wrong_with_a_block_is_said(
 
 
 def test_a_model_that_writes_has_to_be_named(service: JobService, body: Body) -> None:
-    assert [param for param, _ in faults(service, body, {"type": "teacher_generate"})] == ["augmentation[0]"]
+    assert [param for param, _ in faults(service, body, {"type": "teacher_generate"})] == ["augmentation[0].model"]
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_the_estimate_says_how_much_is_asked_of_it(params: Body, most: int, serv
 
 def test_an_endpoint_needs_a_model(service: JobService, body: Body) -> None:
     without = {name: value for name, value in WRITES.items() if name != "model"}
-    assert faults(service, body, without) == [("augmentation[0]", "invalid_parameter")]
+    assert faults(service, body, without) == [("augmentation[0].model", "missing_parameter")]
 
 
 def test_only_what_writes_may_ask_an_endpoint(service: JobService, body: Body) -> None:

@@ -287,7 +287,7 @@ def test_a_pretrained_student(service: JobService, body: Body, register: Callabl
     assert job.inputs["student"]["ref"] == "small:1"
     assert job.spec["student"]["model"] == "small:1"
     assert fault(service, changed(pretrained, "student.model", "none"))["param"] == "student.model"
-    assert fault(service, changed(pretrained, "student.model", ...))["param"] == "student"
+    assert fault(service, changed(pretrained, "student.model", ...))["param"] == "student.model"
 
 
 def test_a_model_whose_files_are_gone_is_said(service: JobService, body: Body, blobs: BlobStore) -> None:
