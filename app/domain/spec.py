@@ -44,7 +44,7 @@ class Finetune(_Block):
 
 
 class Source(_Block):
-    """A model, and how it becomes a teacher."""
+    """Of any model that teaches: which state of it, and how it is fitted to the rows first."""
 
     revision: str | None = Field(default=None, max_length=100)
     finetune: Finetune | None = None
